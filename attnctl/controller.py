@@ -1,0 +1,141 @@
+"""What a lane does at its sites and steps: one selector, one window, one action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attnctl.attend import Attend, AttendSum, AttentionCall
+from attnctl.branches import HALVES, Half, LaneTensors
+from attnctl.errors import PluginError
+from attnctl.sites import Where
+from attnctl.steps import Step, When
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ACTIONS = ("attend", "on_qkv", "on_probs", "on_feature", "on_step_start", "on_step_end", "observe")
+STEP_ACTIONS = ("on_step_start", "on_step_end")
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """All context of a step action.
+
+    Attributes:
+        step: The step that starts or ends.
+        lane: The lane being edited.
+        latents: Latents by lane, each (C, h, w), noise level of the step's start or end.
+        predict: Runs the denoiser on (C, h, w) latents for a lane and a half and returns its output (C, h, w); keeps
+            gradients when they are enabled.
+    """
+
+    step: Step
+    lane: str
+    latents: LaneTensors
+    predict: Callable[[Tensor, str, Half], Tensor]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Reads attention maps without storing them: the lane's own (edited) map times a few columns, A U.
+
+    Attributes:
+        columns: U, shape (M, K), or a function of the `AttentionCall` that returns it; a word's map is the indicator
+            of its tokens.
+        sink: Receives the call and A U, float32 (H, N, K).
+    """
+
+    columns: Tensor | Callable[[AttentionCall], Tensor]
+    sink: Callable[[AttentionCall, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Controller:
+    """One edit of one lane: acts where `where` and `when` meet, in the guidance halves `passes`, by ONE action.
+
+    Attributes:
+        name: Short name for tables and errors, unique within a plan.
+        where: Selector over sites; None for step actions, which belong to no site.
+        when: Step window.
+        passes: Guidance halves that are edited.
+        attend: An expression of the attention algebra, or a function of the step that returns one (None: leave that
+            step alone). The cheap, fused way; prefer it.
+        on_qkv: ``(call, q, k, v) -> (q, k, v)``: own projections (H, N, D), (H, M, D), (H, M, D) from any lanes'.
+        on_probs: ``(call, probs) -> A``: own explicit map (H, N, M) float32 from any lanes'; costs memory N x M.
+        on_feature: ``(call, feature) -> own feature (C, h, w)``, at sites of kind ``feature``.
+        on_step_start: ``(step_call) -> latents (C, h, w) or None`` before the denoiser; gradients may be enabled.
+        on_step_end: the same after the scheduler's step.
+        observe: Reads word maps, changes nothing.
+        lanes: Lanes other than ``self`` that a callback reads, so that they are kept running; expressions say it
+            themselves.
+
+    Raises:
+        PluginError: Not exactly one action is given, or the selector does not fit the action.
+    """
+
+    name: str
+    where: Where | None = None
+    when: When = When()
+    passes: tuple[Half, ...] = ("cond",)
+    attend: Attend | AttendSum | Callable[[Step], Attend | AttendSum | None] | None = None
+    on_qkv: Callable[[AttentionCall, LaneTensors, LaneTensors, LaneTensors], tuple[Tensor, Tensor, Tensor]] | None = None
+    on_probs: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
+    on_feature: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
+    on_step_start: Callable[[StepCall], Tensor | None] | None = None
+    on_step_end: Callable[[StepCall], Tensor | None] | None = None
+    observe: Observation | None = None
+    lanes: tuple[str, ...] = ("source",)
+
+    def __post_init__(self) -> None:
+        given = [a for a in ACTIONS if getattr(self, a) is not None]
+        if len(given) != 1:
+            raise PluginError(
+                f"controller {self.name!r} has {len(given)} actions ({', '.join(given) or 'none'}), expected exactly one",
+                hint=f"give one of {', '.join(ACTIONS)}; use several controllers for several actions",
+            )
+        if not self.passes or any(p not in HALVES for p in self.passes):
+            raise PluginError(
+                f"controller {self.name!r} names the guidance halves {self.passes!r}", hint=f"known are {HALVES}"
+            )
+        if self.is_step_action == (self.where is not None):
+            raise PluginError(
+                f"controller {self.name!r}: `where` and the action {self.action!r} do not fit together",
+                hint="step actions take no `where`; all other actions need one",
+            )
+        if self.where is not None and (self.where.kind == "feature") != (self.action == "on_feature"):
+            raise PluginError(
+                f"controller {self.name!r} binds {self.action!r} to {self.where.kind} sites",
+                hint="on_feature goes with kind 'feature', every other action with 'self' or 'cross'",
+            )
+
+    @property
+    def action(self) -> str:
+        """The name of the one action that is given."""
+        return next(a for a in ACTIONS if getattr(self, a) is not None)
+
+    @property
+    def is_step_action(self) -> bool:
+        """Whether the action works on latents between denoiser calls."""
+        return self.action in STEP_ACTIONS
+
+    def expression(self, step: Step) -> Attend | AttendSum | None:
+        """Return the attention expression of a step, or None when there is none at that step."""
+        attend: Any = self.attend
+        return attend(step) if callable(attend) else attend
+
+    def reads(self, step: Step) -> frozenset[str]:
+        """Return the lane names (``self``, ``source``, ...) that the controller reads at a step."""
+        if self.attend is not None:
+            expression = self.expression(step)
+            return frozenset() if expression is None else expression.lanes
+        return frozenset({"self", *(() if self.observe is not None else self.lanes)})
+
+    def describe(self) -> str:
+        """Say the action in one line for tables."""
+        if self.attend is None:
+            return self.action
+        if callable(self.attend):
+            return "per step: " + (getattr(self.attend, "__doc__", None) or "an expression").strip().splitlines()[0]
+        return f"out = {self.attend}"

@@ -1,0 +1,260 @@
+"""Decoding picture files of every common kind to 8-bit RGB, refusing what is damaged or dangerously large."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
+
+from attnctl.errors import InputError, nearest_first
+from attnctl.files import reason, shown
+
+MAX_PIXELS = 89_478_485
+"""Pixels a picture may be decoded to (Pillow's own threshold, 256 MiB as RGB)."""
+
+MAX_JPEG_PIXELS = 4 * MAX_PIXELS
+"""Pixels a sequential JPEG may state: it can be decoded at 1/2, 1/4 or 1/8 scale without ever being held whole."""
+
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "ICO")
+"""Formats that are tried. Some that Pillow knows start other programs (PostScript), so the list is closed."""
+
+_READABLE = "PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF, PPM, TGA or JPEG 2000"
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".tga", ".jp2"}
+_ORIENTATION = 0x0112
+_TURNED = "rotated as its EXIF orientation says"
+
+
+def regular_file(path: str | os.PathLike[str]) -> Path:
+    """Return `path` if it is a regular file with content.
+
+    Raises:
+        InputError: If it is missing, empty, a folder, a device, an address, or cannot be looked at.
+    """
+    given = os.fspath(path)
+    if "://" in given:
+        raise InputError(f"{given!r} is an address, not a file", hint="download the picture first")
+    try:
+        found = Path(given).expanduser()
+        status = found.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no picture {shown(given)}", hint=_nearby(Path(given))) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot read the picture {shown(given)}: {reason(error)}", hint="check the path") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{shown(given)} is a folder, not a picture", hint="name one picture file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{shown(given)} is not a regular file", hint="save the picture to a file first")
+    if status.st_size == 0:
+        raise InputError(f"the picture {shown(given)} is empty (0 bytes)", hint="copy or download it again")
+    return found
+
+
+def decode(
+    path: Path, size: tuple[int, int] | None = None, *, as_stored: bool = False
+) -> tuple[Image.Image, list[str]]:
+    """Read a picture file as 8-bit RGB.
+
+    Normally as a viewer shows it: EXIF rotation applied, an embedded colour profile converted to sRGB, transparency
+    laid on white, 16 bits scaled to 8, the first frame of an animation. `as_stored` takes the first three channels
+    as they lie in the file instead.
+
+    Args:
+        path: A regular file, see `regular_file`.
+        size: The (height, width) it will be brought to, if known; lets a very large JPEG be read at reduced scale.
+        as_stored: See above.
+
+    Returns:
+        The image, and a short sentence for each change that its owner may want to know of.
+
+    Raises:
+        InputError: If it is damaged, no picture, larger than `MAX_PIXELS` (sequential JPEG: `MAX_JPEG_PIXELS`), or
+            needs more memory than there is.
+    """
+    notes: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about large pictures and odd metadata; what matters of that is checked here instead.
+            warnings.simplefilter("ignore")
+            with contextlib.closing(_opened(path)) as image:
+                _reduce_while_decoding(image, None if as_stored else size, path, notes)
+                if image.format == "TIFF" and _orientation(image) > 1:
+                    notes.append(_TURNED)  # this decoder turns the picture itself, and then forgets that it did
+                image.load()
+                return (_stored_rgb(image, path, notes) if as_stored else _as_seen(image, path, notes)), notes
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"not enough memory to read {shown(path)}", hint="make the picture smaller first") from error
+    except Exception as error:  # decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error
+        raise _unreadable(path, error) from error
+
+
+def _nearby(path: Path) -> str:
+    """Advise on a missing file: the pictures beside it that are named most alike."""
+    with contextlib.suppress(OSError):
+        beside = [p.name for p in path.parent.iterdir() if p.suffix.lower() in _SUFFIXES]
+        if beside:
+            return f"pictures in that folder: {', '.join(nearest_first(path.name, beside)[:3])}"
+        return f"there are no pictures in {shown(path.parent)}; check the path"
+    return f"the folder {shown(path.parent)} does not exist; check the path"
+
+
+def _opened(path: Path) -> Image.Image:
+    """Read a picture's header, and refuse what would take too much memory to decode."""
+    Image.init()
+    try:
+        image: Image.Image = Image.open(path, formats=[f for f in _FORMATS if f in Image.OPEN])
+    except Image.DecompressionBombError:
+        with path.open("rb") as stream:
+            if stream.read(3) != b"\xff\xd8\xff":
+                raise _too_large(path, None, MAX_PIXELS) from None
+        image = JpegImagePlugin.JpegImageFile(path)
+    sequential_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile) and "progressive" not in image.info
+    limit = MAX_JPEG_PIXELS if sequential_jpeg else MAX_PIXELS
+    found = image.size
+    if 0 < found[0] * found[1] <= limit:
+        return image
+    image.close()
+    raise _too_large(path, found, limit) if all(found) else ValueError(f"states a size of {found[0]} x {found[1]}")
+
+
+def _too_large(path: Path, size: tuple[int, int] | None, limit: int) -> InputError:
+    """Build the error for a picture with too many pixels."""
+    found = f" {size[0]} x {size[1]} pixels," if size else ""
+    return InputError(
+        f"the picture {shown(path)} is too large:{found} more than {limit / 1e6:.0f} megapixels",
+        hint="make it smaller first; a model reads about one megapixel of it at most",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """Build the error for a file that cannot be decoded."""
+    if isinstance(error, PermissionError):
+        return InputError(f"no permission to read the picture {shown(path)}", hint="check the file's permissions")
+    if isinstance(error, Image.UnidentifiedImageError):
+        return InputError(
+            f"{shown(path)} is not a picture that can be read", hint=f"convert it to PNG first; readable are {_READABLE}"
+        )
+    return InputError(
+        f"the picture {shown(path)} is damaged or incomplete: {reason(error)}", hint="copy or download it again"
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or it is damaged."""
+    with contextlib.suppress(Exception):  # damaged metadata must not make a readable picture unreadable
+        value = image.getexif().get(_ORIENTATION, 1)
+        return value if value in range(2, 9) else 1
+    return 1
+
+
+def _reduce_while_decoding(image: Image.Image, size: tuple[int, int] | None, path: Path, notes: list[str]) -> None:
+    """Have a very large JPEG decoded at 1/2, 1/4 or 1/8 scale, which needs a fraction of the memory.
+
+    Twice the target size is kept, so that the filter of the later resize still decides how the result looks.
+    """
+    before = image.size
+    if before[0] * before[1] <= MAX_PIXELS:
+        return
+    if size is not None:
+        side = 2 * max(size)  # for both sides, since an EXIF rotation may still exchange them
+        image.draft(None, (side, side))
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, before, MAX_PIXELS)
+    notes.append(f"very large ({before[0]} x {before[1]}), read at {image.width} x {image.height}")
+
+
+def _as_seen(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
+    """Convert a decoded picture to 8-bit RGB as a viewer shows it, noting each change."""
+    _note_frames(image, notes)
+    profile = image.info.get("icc_profile")
+    if _wide(image):
+        image = _scaled_to_8_bit(image, path, notes)
+    if _orientation(image) > 1:
+        image = ImageOps.exif_transpose(image)
+        notes.append(_TURNED)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").histogram()[255] < rgba.width * rgba.height:
+            notes.append("transparent parts laid on white")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if profile and image.mode in ("RGB", "CMYK"):
+        image = _to_srgb(image, profile, notes)
+    return _plain_rgb(image, path, notes)
+
+
+def _stored_rgb(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
+    """Return the first three channels as stored, without rotation or colour profile."""
+    _note_frames(image, notes)
+    if _orientation(image) > 1:
+        notes.append("its EXIF orientation was ignored, as this fit does")
+    if _wide(image):
+        image = _scaled_to_8_bit(image, path, notes)
+    if image.has_transparency_data:
+        notes.append("transparency was dropped, as this fit does")
+        image = image.convert("RGBA").convert("RGB")
+    return _plain_rgb(image, path, notes)
+
+
+def _note_frames(image: Image.Image, notes: list[str]) -> None:
+    # MPO is what many phones write for one photograph: the other frames are previews and depth maps.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notes.append("several frames, the first was used")
+
+
+def _plain_rgb(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
+    """Convert an 8-bit image without transparency to RGB."""
+    if image.mode == "LAB":
+        raise InputError(f"the picture {shown(path)} is stored as L*a*b*", hint="save it as an RGB PNG first")
+    if image.mode == "CMYK":
+        notes.append("converted from CMYK to RGB")
+    elif image.mode in ("1", "L"):
+        notes.append("grayscale, used for red, green and blue alike")
+    return image.convert("RGB")
+
+
+def _wide(image: Image.Image) -> bool:
+    """Tell whether the values are more than 8 bits wide; Pillow's own conversion would clip those."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
+
+
+def _scaled_to_8_bit(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
+    """Map a grayscale picture of 16-bit integers or of floats to 8 bits by its full range, never by clipping."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F":
+        top, kind = (1.0, "floats in [0, 1]") if high <= 1 else (255.0, "floats in [0, 255]")
+    else:
+        bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # TIFF's BitsPerSample: 12 occurs
+        top, kind = (float(2**bits - 1) if bits < 16 else 65535.0), f"{min(bits, 16)}-bit values"
+    if not (low >= 0 and high <= top):  # written so that NaN fails too
+        raise InputError(
+            f"the values of {shown(path)} reach from {low:g} to {high:g}, expected 0 to {top:g} ({kind})",
+            hint="save it as an 8-bit PNG first",
+        )
+    notes.append(f"{kind} scaled to 8 bits")
+    scaled = Image.fromarray(np.floor(values * (255.0 / top) + 0.5).astype(np.uint8))
+    scaled.info.update({k: v for k, v in image.info.items() if k == "exif"})
+    return scaled
+
+
+def _to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    """Convert colours by the embedded profile; one that is sRGB already, or cannot be used, changes nothing."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        name = ImageCms.getProfileDescription(source).strip() or "unnamed"
+        if image.mode == "RGB" and "srgb" in name.lower():
+            return image
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError):
+        return image
+    if converted is None:
+        return image
+    notes.append(f"colours converted from the profile {name!r} to sRGB")
+    return converted
