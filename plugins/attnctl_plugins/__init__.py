@@ -1,0 +1,1 @@
+"""The built-in methods and inversions: one module, one entry point each."""

@@ -1,0 +1,49 @@
+"""What every test runs under: no network and one torch thread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports torch or huggingface_hub: both read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "attnctl": ROOT / "attnctl",
+    "attnctl_plugins": ROOT / "plugins" / "attnctl_plugins",
+    "attnctl_evaluation": ROOT / "evaluation" / "attnctl_evaluation",
+}
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def packages() -> dict[str, Path]:
+    """Import name -> folder of the three packages in the checkout."""
+    return PACKAGES
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder of reference numbers beside the checkout; skips where there is none."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "golden").is_dir():
+        pytest.skip("no ../shared/golden beside this checkout: nothing to compare with")
+    return folder
+
+
+@pytest.fixture
+def fixtures_dir() -> Path:
+    """Small files that tests read: tests/fixtures."""
+    return ROOT / "tests" / "fixtures"
