@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from attnctl.errors import InputError, nearest_first
 from attnctl.files import reason, shown
@@ -19,13 +19,13 @@ MAX_PIXELS = 89_478_485
 """Pixels a picture may be decoded to (Pillow's own threshold, 256 MiB as RGB)."""
 
 MAX_JPEG_PIXELS = 4 * MAX_PIXELS
-"""Pixels a sequential JPEG may state: it can be decoded at 1/2, 1/4 or 1/8 scale without ever being held whole."""
+"""Pixels a sequential JPEG may state: it can be decoded at 1/2, 1/4 or 1/8 scale, never held whole."""
 
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "ICO")
 """Formats that are tried. Some that Pillow knows start other programs (PostScript), so the list is closed."""
 
 _READABLE = "PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF, PPM, TGA or JPEG 2000"
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".tga", ".jp2"}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".tga"}
 _ORIENTATION = 0x0112
 _TURNED = "rotated as its EXIF orientation says"
 
@@ -45,7 +45,9 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     except FileNotFoundError as error:
         raise InputError(f"there is no picture {shown(given)}", hint=_nearby(Path(given))) from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"cannot read the picture {shown(given)}: {reason(error)}", hint="check the path") from error
+        raise InputError(
+            f"cannot read the picture {shown(given)}: {reason(error)}", hint="check the path"
+        ) from error
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{shown(given)} is a folder, not a picture", hint="name one picture file in it")
     if not stat.S_ISREG(status.st_mode):
@@ -60,38 +62,43 @@ def decode(
 ) -> tuple[Image.Image, list[str]]:
     """Read a picture file as 8-bit RGB.
 
-    Normally as a viewer shows it: EXIF rotation applied, an embedded colour profile converted to sRGB, transparency
-    laid on white, 16 bits scaled to 8, the first frame of an animation. `as_stored` takes the first three channels
-    as they lie in the file instead.
+    Normally as a viewer shows it: EXIF rotation applied, an embedded colour profile converted to sRGB,
+    transparency laid on white, 16 bits scaled to 8, the first frame of an animation. `as_stored` takes the
+    first three channels as they lie in the file instead.
 
     Args:
         path: A regular file, see `regular_file`.
-        size: The (height, width) it will be brought to, if known; lets a very large JPEG be read at reduced scale.
+        size: The (height, width) it will be brought to, if known; lets a very large JPEG be read at reduced
+            scale.
         as_stored: See above.
 
     Returns:
         The image, and a short sentence for each change that its owner may want to know of.
 
     Raises:
-        InputError: If it is damaged, no picture, larger than `MAX_PIXELS` (sequential JPEG: `MAX_JPEG_PIXELS`), or
-            needs more memory than there is.
+        InputError: If it is damaged, no picture, larger than `MAX_PIXELS` (sequential JPEG:
+            `MAX_JPEG_PIXELS`), or needs more memory than there is.
     """
     notes: list[str] = []
     try:
         with warnings.catch_warnings():
-            # Pillow warns about large pictures and odd metadata; what matters of that is checked here instead.
+            # Pillow warns about large pictures and odd metadata; what matters of that is checked here
+            # instead.
             warnings.simplefilter("ignore")
             with contextlib.closing(_opened(path)) as image:
                 _reduce_while_decoding(image, None if as_stored else size, path, notes)
                 if image.format == "TIFF" and _orientation(image) > 1:
-                    notes.append(_TURNED)  # this decoder turns the picture itself, and then forgets that it did
+                    # This decoder turns the picture itself, and then forgets that it did.
+                    notes.append(_TURNED)
                 image.load()
                 return (_stored_rgb(image, path, notes) if as_stored else _as_seen(image, path, notes)), notes
     except InputError:
         raise
     except MemoryError as error:
-        raise InputError(f"not enough memory to read {shown(path)}", hint="make the picture smaller first") from error
-    except Exception as error:  # decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error
+        raise InputError(
+            f"not enough memory to read {shown(path)}", hint="make the picture smaller first"
+        ) from error
+    except Exception as error:  # on damaged files decoders raise nearly anything, SyntaxError too
         raise _unreadable(path, error) from error
 
 
@@ -121,7 +128,9 @@ def _opened(path: Path) -> Image.Image:
     if 0 < found[0] * found[1] <= limit:
         return image
     image.close()
-    raise _too_large(path, found, limit) if all(found) else ValueError(f"states a size of {found[0]} x {found[1]}")
+    if all(found):
+        raise _too_large(path, found, limit)
+    raise ValueError(f"states a size of {found[0]} x {found[1]}")
 
 
 def _too_large(path: Path, size: tuple[int, int] | None, limit: int) -> InputError:
@@ -136,13 +145,17 @@ def _too_large(path: Path, size: tuple[int, int] | None, limit: int) -> InputErr
 def _unreadable(path: Path, error: Exception) -> InputError:
     """Build the error for a file that cannot be decoded."""
     if isinstance(error, PermissionError):
-        return InputError(f"no permission to read the picture {shown(path)}", hint="check the file's permissions")
-    if isinstance(error, Image.UnidentifiedImageError):
         return InputError(
-            f"{shown(path)} is not a picture that can be read", hint=f"convert it to PNG first; readable are {_READABLE}"
+            f"no permission to read the picture {shown(path)}", hint="check the file's permissions"
+        )
+    if isinstance(error, UnidentifiedImageError):
+        return InputError(
+            f"{shown(path)} is not a picture that can be read",
+            hint=f"convert it to PNG first; readable are {_READABLE}",
         )
     return InputError(
-        f"the picture {shown(path)} is damaged or incomplete: {reason(error)}", hint="copy or download it again"
+        f"the picture {shown(path)} is damaged or incomplete: {reason(error)}",
+        hint="copy or download it again",
     )
 
 
@@ -154,7 +167,9 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _reduce_while_decoding(image: Image.Image, size: tuple[int, int] | None, path: Path, notes: list[str]) -> None:
+def _reduce_while_decoding(
+    image: Image.Image, size: tuple[int, int] | None, path: Path, notes: list[str]
+) -> None:
     """Have a very large JPEG decoded at 1/2, 1/4 or 1/8 scale, which needs a fraction of the memory.
 
     Twice the target size is kept, so that the filter of the later resize still decides how the result looks.
@@ -225,7 +240,7 @@ def _wide(image: Image.Image) -> bool:
 
 
 def _scaled_to_8_bit(image: Image.Image, path: Path, notes: list[str]) -> Image.Image:
-    """Map a grayscale picture of 16-bit integers or of floats to 8 bits by its full range, never by clipping."""
+    """Map grayscale values of 16-bit integers or floats to 8 bits by their full range, never by clipping."""
     values = np.asarray(image).astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if image.mode == "F":
@@ -245,7 +260,7 @@ def _scaled_to_8_bit(image: Image.Image, path: Path, notes: list[str]) -> Image.
 
 
 def _to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
-    """Convert colours by the embedded profile; one that is sRGB already, or cannot be used, changes nothing."""
+    """Convert colours by the embedded profile; one that is sRGB already, or unusable, changes nothing."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         name = ImageCms.getProfileDescription(source).strip() or "unnamed"

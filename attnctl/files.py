@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and naming them so that they stay where they belong."""
+"""Writing files so that a reader never sees half of one, and naming them so that they stay in place."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _MAX_SLUG_BYTES = 80
 def slug(text: str, *, fallback: str = "unnamed") -> str:
     """Turn any text into one safe path component, the same on every platform.
 
-    Letters, digits and combining marks of every script are kept (lower case, so that a file system that ignores
-    case cannot merge two names); everything else becomes a single ``-``. The result holds no separator, no dot
-    and no control character, so it cannot leave the folder it is joined to, and is at most 80 bytes of UTF-8.
+    Letters, digits and combining marks of every script are kept (lower case, so that a file system that
+    ignores case cannot merge two names); everything else becomes a single ``-``. The result holds no
+    separator, no dot and no control character, so it cannot leave the folder it is joined to, and is at most
+    80 bytes of UTF-8.
 
     Args:
         text: Anything, for example a prompt.
@@ -43,12 +44,12 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
     Raises:
         OSError: If the file cannot be read.
     """
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> str:
-    """Write `data` so that `path` holds either its old content or all of the new, also after a crash or Ctrl-C.
+    """Write `data` so that `path` holds its old content or all of the new, whatever interrupts.
 
     The bytes go to a temporary file in the same folder, which then takes the place of `path`.
 
@@ -66,11 +67,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> str:
     # Own name rather than tempfile's: that one is readable by its owner alone, whatever the umask says.
     temporary = target.parent / f".attnctl-{secrets.token_hex(8)}.tmp"
     try:
-        with open(temporary, "xb") as stream:
+        with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     except (OSError, ValueError) as error:
         raise cannot_write(target, error) from error
     finally:

@@ -1,7 +1,7 @@
 """Reading the pictures that people have, and writing the ones that a run makes.
 
-Arrays are channels first: ``(3, H, W)``. What the model reads lies in [-1, 1], what it returns in [0, 1]. Needs numpy
-and Pillow alone.
+Arrays are channels first: ``(3, H, W)``. What the model reads lies in [-1, 1], what it returns in [0, 1].
+Needs numpy and Pillow alone.
 """
 
 from __future__ import annotations
@@ -64,14 +64,15 @@ def load_picture(
 ) -> LoadedPicture:
     """Read a picture of any common kind as RGB of a given size.
 
-    The picture becomes 8-bit sRGB as a viewer shows it (`attnctl.decode.decode`), is brought to `size`, and its
-    levels are mapped to ``level / 127.5 - 1``. ``fit`` says how it comes to `size`:
+    The picture becomes 8-bit sRGB as a viewer shows it (`attnctl.decode.decode`), is brought to `size`, and
+    its levels are mapped to ``level / 127.5 - 1``. ``fit`` says how it comes to `size`:
 
     - ``"crop"``: the largest centred part with the target's aspect ratio, then resized.
     - ``"stretch"``: resized, the aspect ratio is not kept.
-    - ``"nearest-stretch"``: the loader of several published real-image scripts, for parity with them: the stored
-      8-bit values (no EXIF rotation, no colour conversion, alpha dropped), stretched with nearest-neighbour sampling,
-      equal to ``torch.nn.functional.interpolate``'s default. Aliases when it shrinks.
+    - ``"nearest-stretch"``: the loader of several published real-image scripts, for parity with them: the
+      stored 8-bit values (no EXIF rotation, no colour conversion, alpha dropped), stretched with
+      nearest-neighbour sampling, equal to ``torch.nn.functional.interpolate``'s default. Aliases when it
+      shrinks.
 
     Args:
         path: A regular file.
@@ -80,19 +81,22 @@ def load_picture(
         resample: Filter for the first two fits.
 
     Raises:
-        InputError: If there is no such file, if it is empty, damaged, no picture or too large, or if `size`, `fit`
-            or `resample` are not valid.
+        InputError: If there is no such file, if it is empty, damaged, no picture or too large, or if `size`,
+            `fit` or `resample` are not valid.
     """
     _check_arguments(size, fit, resample)
     file = regular_file(path)
     rgb, notes = decode(file, size, as_stored=fit == "nearest-stretch")
     original = (rgb.height, rgb.width)
     levels = _fitted(rgb, size or original, fit, RESAMPLES[resample], notes)
-    pixels = np.ascontiguousarray(levels.transpose(2, 0, 1), dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    pixels = np.ascontiguousarray(levels.transpose(2, 0, 1), dtype=np.float32)
+    pixels = pixels / np.float32(127.5) - np.float32(1)
     try:
         digest = sha256_of_file(file)
     except OSError as error:
-        raise InputError(f"cannot read the picture {shown(file)}: {reason(error)}", hint="check the path") from error
+        raise InputError(
+            f"cannot read the picture {shown(file)}: {reason(error)}", hint="check the path"
+        ) from error
     return LoadedPicture(pixels, tuple(notes), digest, original)
 
 
@@ -125,7 +129,8 @@ def to_image(array: Any) -> Image.Image:
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> str:
     """Write an image as PNG, atomically, and return the SHA-256 of the file.
 
-    The file holds pixels alone: no time, no metadata, so equal pictures give equal bytes (with the same zlib).
+    The file holds pixels alone: no time, no metadata, so equal pictures give equal bytes (with the same
+    zlib).
 
     Args:
         image: An image of a mode that PNG knows.
@@ -151,8 +156,8 @@ def crop_box(height: int, width: int, target_height: int, target_width: int) -> 
         target_width: Width of the target.
 
     Returns:
-        (left, top, right, bottom) in pixels, right and bottom exclusive; never empty. An odd pixel of margin goes
-        to the right or the bottom.
+        (left, top, right, bottom) in pixels, right and bottom exclusive; never empty. An odd pixel of margin
+        goes to the right or the bottom.
     """
     if width * target_height > height * target_width:
         kept = max(1, round(height * target_width / target_height))
@@ -174,7 +179,7 @@ def _check_arguments(size: tuple[int, int] | None, fit: str, resample: str) -> N
     height, width = size
     if min(height, width) < 1 or height * width > MAX_PIXELS:
         raise InputError(
-            f"a picture of {height} x {width} cannot be made, expected 1 pixel to {MAX_PIXELS / 1e6:.0f} megapixels",
+            f"a picture cannot be {height} x {width}: expected 1 pixel to {MAX_PIXELS / 1e6:.0f} megapixels",
             hint="give the height and width in pixels",
         )
 
@@ -182,19 +187,24 @@ def _check_arguments(size: tuple[int, int] | None, fit: str, resample: str) -> N
 def _fitted(
     image: Image.Image, size: tuple[int, int], fit: Fit, resample: Image.Resampling, notes: list[str]
 ) -> NDArray[np.uint8]:
-    """Bring an RGB image to (height, width), noting what was cut off, distorted or enlarged. Returns (H, W, 3)."""
+    """Bring an RGB image to (height, width) as levels (H, W, 3), noting what was cut, distorted, enlarged."""
     height, width = size
     if fit == "crop":
         box = crop_box(image.height, image.width, height, width)
         if box != (0, 0, image.width, image.height):
             kept = f"{box[2] - box[0]} x {box[3] - box[1]}"
             notes.append(f"cropped from {image.width} x {image.height} to the centred {kept}")
-            # A real crop, not resize's box: the filter must not see pixels outside, as in the published loaders.
+            # A real crop, not resize's box: the filter must not see pixels outside, as in the published
+            # loaders.
             image = image.crop(box)
     elif image.width * height != image.height * width:
-        notes.append(f"stretched from {image.width} x {image.height} to {width} x {height}, aspect ratio not kept")
+        notes.append(
+            f"stretched from {image.width} x {image.height} to {width} x {height}, aspect ratio not kept"
+        )
     if width > image.width or height > image.height:
-        notes.append(f"enlarged from {image.width} x {image.height} to {width} x {height}, so details are missing")
+        notes.append(
+            f"enlarged from {image.width} x {image.height} to {width} x {height}, so details are missing"
+        )
     if fit == "nearest-stretch":
         pixels = np.asarray(image)
         return pixels[_nearest(image.height, height)][:, _nearest(image.width, width)]
@@ -204,7 +214,7 @@ def _fitted(
 
 
 def _nearest(size_in: int, size_out: int) -> NDArray[np.intp]:
-    """Return which input index each output index takes, in float32 as torch computes it: floor(i * in / out)."""
+    """Return the input index that each output index takes, in float32 as torch: floor(i * in / out)."""
     scale = np.float32(size_in) / np.float32(size_out)
-    index = np.floor(np.arange(size_out, dtype=np.float32) * scale).astype(np.intp)
-    return np.minimum(index, size_in - 1)
+    index: NDArray[np.intp] = np.floor(np.arange(size_out, dtype=np.float32) * scale).astype(np.intp)
+    return np.minimum(index, np.intp(size_in - 1))
