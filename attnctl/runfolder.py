@@ -1,4 +1,4 @@
-"""The folder that a run writes into: fresh by default, never overwritten by accident, names that cannot leave it."""
+"""The folder that a run writes into: fresh by default, overwritten only on request, names that stay in it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 class RunFolder:
     """An existing, writable folder for the files of one run.
 
-    Every file is written whole or not at all, as soon as its content exists: what was computed before a run was
-    interrupted stays.
+    Every file is written whole or not at all, as soon as its content exists: what was computed before a run
+    was interrupted stays.
 
     Args:
         path: The folder; use `open_run_folder` to make one.
@@ -48,8 +48,8 @@ class RunFolder:
     def file(self, stem: str, suffix: str = ".png") -> Path:
         """Return the path for a file of this run; writes nothing.
 
-        The same `stem` and `suffix` always give the same path, different ones never do: where two stems become
-        the same safe name (``"edit A"``, ``"edit/a"``), the later gets a number.
+        The same `stem` and `suffix` always give the same path, different ones never do: where two stems
+        become the same safe name (``"edit A"``, ``"edit/a"``), the later gets a number.
 
         Args:
             stem: Any text, for example a lane's name or a prompt; made safe with `attnctl.files.slug`.
@@ -62,9 +62,10 @@ class RunFolder:
             raise ValueError(f"suffix {suffix!r} must be a dot and 1 to 8 lower-case letters or digits")
         key = (stem, suffix)
         if key not in self._names:
-            taken = {*self._names.values(), MANIFEST_NAME}
+            # Compared without case: on many file systems names that differ in case alone are one file.
+            taken = {name.casefold() for name in (*self._names.values(), MANIFEST_NAME)}
             base, number = slug(stem), 1
-            while (name := base + (f"-{number}" if number > 1 else "") + suffix) in taken:
+            while (name := base + (f"-{number}" if number > 1 else "") + suffix).casefold() in taken:
                 number += 1
             self._names[key] = name
         return self.path / self._names[key]
@@ -101,10 +102,10 @@ def open_run_folder(
 ) -> RunFolder:
     """Make the folder for a run, or say why it cannot be used, before anything is computed.
 
-    Without `out`, a fresh folder ``<root>/<method>-<seed>-<n>`` is made, `n` counting up from 1. With `out`, that
-    folder is made if need be, and must be empty unless `force` is given. Even then nothing is deleted: files of
-    the same name are replaced one by one, and an older run record is set aside as ``manifest-replaced-<n>.json``, since
-    it no longer describes what lies beside it.
+    Without `out`, a fresh folder ``<root>/<method>-<seed>-<n>`` is made, `n` counting up from 1. With `out`,
+    that folder is made if need be, and must be empty unless `force` is given. Even then nothing is deleted:
+    files of the same name are replaced one by one, and an older run record is set aside as
+    ``manifest-replaced-<n>.json``, since it no longer describes what lies beside it.
 
     Args:
         out: The folder the user asked for, or None for a fresh one.
@@ -116,7 +117,11 @@ def open_run_folder(
     Raises:
         InputError: If the folder holds files and `force` is false, is a file, or cannot be written to.
     """
-    path = _fresh(Path(root), f"{slug(method, fallback='run')}-{seed}") if out is None else _given(Path(out), force)
+    path = (
+        _fresh(Path(root), f"{slug(method, fallback='run')}-{seed}")
+        if out is None
+        else _given(Path(out), force)
+    )
     _probe(path)
     if force:
         _set_aside(path / MANIFEST_NAME)
@@ -128,7 +133,7 @@ def _fresh(root: Path, prefix: str) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         pattern = re.compile(re.escape(prefix) + r"-([0-9]{1,9})")
-        used = [int(m[1]) for entry in os.listdir(root) if (m := pattern.fullmatch(entry))]
+        used = [int(m[1]) for entry in root.iterdir() if (m := pattern.fullmatch(entry.name))]
         number = max(used, default=0) + 1
         while True:
             path = root / f"{prefix}-{number}"
@@ -145,9 +150,11 @@ def _given(path: Path, force: bool) -> Path:
     """Make `path` if need be, and check that it is an empty folder or that `force` allows otherwise."""
     try:
         if path.exists() and not path.is_dir():
-            raise InputError(f"--out {shown(path)} is a file, not a folder", hint="name a folder that is new or empty")
+            raise InputError(
+                f"--out {shown(path)} is a file, not a folder", hint="name a folder that is new or empty"
+            )
         path.mkdir(parents=True, exist_ok=True)
-        held = sorted(os.listdir(path))
+        held = sorted(entry.name for entry in path.iterdir())
     except (OSError, ValueError) as error:
         raise cannot_write(path, error) from error
     if held and not force:
@@ -181,5 +188,6 @@ def _set_aside(manifest: Path) -> None:
         return
     except OSError as error:
         raise InputError(
-            f"cannot set aside the older run record {shown(manifest)}: {reason(error)}", hint="name a new folder"
+            f"cannot set aside the older run record {shown(manifest)}: {reason(error)}",
+            hint="name a new folder",
         ) from error
