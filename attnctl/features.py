@@ -52,6 +52,6 @@ def apply_features(actions: Sequence[RowAction], feature: Tensor) -> Tensor:
                 hint="return a tensor (C, h, w) like feature['self']",
             )
         rows[action.row] = new.to(old.dtype)
-        bound.acted += 1
+        bound.acted.add((call.site.path, call.step.index, call.half))
         bound.differs = bound.differs or not torch.equal(rows[action.row], old)
     return torch.stack(rows)

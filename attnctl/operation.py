@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnctl.attend import Attend, AttentionCall
-from attnctl.branches import Branches, LaneTensors, Row, resolve_lane
+from attnctl.branches import Branches, Half, LaneTensors, Row, resolve_lane
 from attnctl.controller import Controller
 from attnctl.errors import PluginError
 from attnctl.sites import Site
@@ -25,8 +25,8 @@ class Bound:
     """A controller bound to a lane, with the sites it selected, the steps it may act on, and where it acted.
 
     Attributes:
-        expected: Number of (site, step, half) triples it should act on.
-        acted: Number of triples it did act on.
+        expected: Number of (site, step, half) triples it should act on; step actions count steps.
+        acted: The triples it did act on.
         differs: Whether it has been seen to change something.
     """
 
@@ -36,7 +36,7 @@ class Bound:
     sites: tuple[Site, ...]
     steps: tuple[int, ...]
     expected: int
-    acted: int = 0
+    acted: set[tuple[str, int, Half | None]] = field(default_factory=set)
     differs: bool = False
 
     @property
@@ -88,7 +88,7 @@ class Operation:
         edits: ``on_qkv`` actions, applied first.
         probs: ``on_probs`` actions, applied last.
         observers: Readers of word maps.
-        acting: Bound controllers with the number of halves that they edit here.
+        acting: Bound controllers with the halves that they edit here.
     """
 
     terms: list[tuple[RowTerm, ...]]
@@ -96,7 +96,7 @@ class Operation:
     edits: list[RowAction] = field(default_factory=list)
     probs: list[RowAction] = field(default_factory=list)
     observers: list[RowAction] = field(default_factory=list)
-    acting: list[tuple[Bound, int]] = field(default_factory=list)
+    acting: list[tuple[Bound, list[AttentionCall]]] = field(default_factory=list)
 
     @property
     def needs_all(self) -> bool:
@@ -141,7 +141,7 @@ def resolve(
     for bound in bounds:
         if not bound.active(step):
             continue
-        halves = 0
+        calls: list[AttentionCall] = []
         for half in bound.controller.passes:
             if Row(bound.lane, half) not in branches:
                 continue
@@ -162,9 +162,9 @@ def resolve(
             else:
                 target = {"on_qkv": op.edits, "on_probs": op.probs, "observe": op.observers}[bound.controller.action]
                 target.append(RowAction(bound, call, row))
-            halves += 1
-        if halves:
-            op.acting.append((bound, halves))
+            calls.append(call)
+        if calls:
+            op.acting.append((bound, calls))
     return op if op.acting else None
 
 
@@ -240,8 +240,8 @@ def execute(op: Operation, p: Projections) -> Tensor:
         out = _apply_probs(op, p, out)
     for action in op.observers:
         _observe(action, op, p)
-    for bound, halves in op.acting:
-        bound.acted += halves
+    for bound, calls in op.acting:
+        bound.acted.update((c.site.path, c.step.index, c.half) for c in calls)
     if plain_out is not None:
         _prove(op, out, plain_out)
     return out

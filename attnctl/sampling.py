@@ -6,23 +6,15 @@ Symbols: t timestep, T number of steps, abar the cumulative product of (1 - beta
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from attnctl.errors import InputError, ModelError, unknown
+from attnctl.sampling_names import SCHEDULERS
 
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "pndm": "PNDMScheduler",
-    "lms": "LMSDiscreteScheduler",
-}
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -120,11 +112,16 @@ class DDIMGrid:
 class SchedulerAdapter:
     """Any diffusers scheduler as a `Sampler`, for generation; its history makes it unfit for inversion."""
 
-    def __init__(self, scheduler: Any, steps: int, generator: torch.Generator | None = None) -> None:
-        """Prepare a private copy of `scheduler` for `steps` steps; `generator` feeds ancestral noise (CPU)."""
+    def __init__(self, scheduler: Any, steps: int, seed: int) -> None:
+        """Prepare a private copy of `scheduler` for `steps` steps.
+
+        Ancestral noise is drawn from `seed`, alike for every lane, so that a lane alone gets the same picture.
+        """
         self._scheduler = copy.deepcopy(scheduler)
         self._scheduler.set_timesteps(steps)
-        self._generator = generator
+        self._seed = seed
+        self._generators: list[torch.Generator] = []
+        self._takes_generator = "generator" in inspect.signature(self._scheduler.step).parameters
         self.timesteps: tuple[int | float, ...] = tuple(t.item() for t in self._scheduler.timesteps)
         self.initial_scale = float(self._scheduler.init_noise_sigma)
 
@@ -134,10 +131,9 @@ class SchedulerAdapter:
 
     def denoise(self, i: int, out: Tensor, x: Tensor) -> Tensor:
         """Advance all lanes at once: multistep schedulers remember what they were given."""
-        import inspect
-
-        takes = inspect.signature(self._scheduler.step).parameters
-        extra = {"generator": self._generator} if "generator" in takes else {}
+        while len(self._generators) < x.shape[0]:
+            self._generators.append(torch.Generator().manual_seed(self._seed))
+        extra = {"generator": self._generators[: x.shape[0]]} if self._takes_generator else {}
         return self._scheduler.step(out, self._scheduler.timesteps[i], x, return_dict=False, **extra)[0]  # type: ignore[no-any-return]
 
 
@@ -167,4 +163,4 @@ def make_sampler(name: str, config: Any, steps: int, seed: int) -> DDIMGrid | Sc
     if not 1 <= steps < int(config.get("num_train_timesteps", 1000)):
         raise InputError(f"steps must lie between 1 and 999, found {steps}", hint="50 is the papers' number")
     scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
-    return SchedulerAdapter(scheduler, steps, torch.Generator().manual_seed(seed))
+    return SchedulerAdapter(scheduler, steps, seed)

@@ -189,19 +189,23 @@ def _walk_blocks(unet: nn.Module) -> Iterator[tuple[str, nn.Module, Block, int]]
 
 
 def _block_sites(block: nn.Module, path: str, name: Block, downscale: int) -> Iterator[Site]:
-    """Yield one block's sites in execution order: resnet i, then attention i; the mid block starts with a resnet."""
+    """Yield one block's sites in execution order: resnet i, attention i; the mid block has one more resnet in front."""
     resnets = list(getattr(block, "resnets", None) or [])
     attentions = list(getattr(block, "attentions", None) or [])
-    lead = 1 if name == "mid" and len(resnets) == len(attentions) + 1 else 0
-    for i in range(max(len(resnets), len(attentions) + lead)):
-        if i < len(resnets):
-            yield Site(f"{path}.resnets.{i}", "feature", name, 0, downscale, 0)
-        j = i - lead
-        if not 0 <= j < len(attentions):
-            continue
-        for b, inner in enumerate(getattr(attentions[j], "transformer_blocks", ())):
-            stem = f"{path}.attentions.{j}.transformer_blocks.{b}"
-            for attr, kind in (("attn1", "self"), ("attn2", "cross")):
-                attn = getattr(inner, attr, None)
-                if attn is not None:
-                    yield Site(f"{stem}.{attr}", kind, name, 0, downscale, int(attn.heads))  # type: ignore[arg-type]
+    lead = 1 if name == "mid" else 0
+    for i in range(lead):
+        yield Site(f"{path}.resnets.{i}", "feature", name, 0, downscale, 0)
+    for i in range(max(len(resnets) - lead, len(attentions))):
+        resnet = Site(f"{path}.resnets.{i + lead}", "feature", name, 0, downscale, 0)
+        attention = list(_attention_sites(attentions[i], f"{path}.attentions.{i}", name, downscale)) if i < len(attentions) else []
+        here = [resnet] if i + lead < len(resnets) else []
+        yield from (*attention, *here) if name == "mid" else (*here, *attention)
+
+
+def _attention_sites(attention: nn.Module, path: str, name: Block, downscale: int) -> Iterator[Site]:
+    for b, inner in enumerate(getattr(attention, "transformer_blocks", ())):
+        for attr, kind in (("attn1", "self"), ("attn2", "cross")):
+            attn = getattr(inner, attr, None)
+            if attn is not None:
+                stem = f"{path}.transformer_blocks.{b}.{attr}"
+                yield Site(stem, kind, name, 0, downscale, int(attn.heads))  # type: ignore[arg-type]

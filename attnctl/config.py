@@ -1,0 +1,98 @@
+"""Building settings from what users type, with errors that say what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from attnctl.errors import InputError, unknown
+from attnctl.method import MethodConfig
+
+
+def parse_assignments(pairs: Iterable[str]) -> dict[str, str]:
+    """Split ``name=value`` strings.
+
+    Raises:
+        InputError: A string has no ``=`` or no name.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, sep, value = pair.partition("=")
+        if not sep or not name.strip():
+            raise InputError(f"--set takes name=value, found {pair!r}", hint="for example --set self_replace=0.6")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def build_config(kind: type[MethodConfig], settings: Mapping[str, Any], *, owner: str) -> MethodConfig:
+    """Validate settings; strings are read as JSON where the field is not itself a string.
+
+    Args:
+        kind: The plugin's ``Config``.
+        settings: Values by field name, typed or as text.
+        owner: The plugin's name, for messages.
+
+    Raises:
+        InputError: An unknown field, or a value that is out of range or of the wrong type.
+    """
+    for name in settings:
+        if name not in kind.model_fields:
+            raise unknown(f"setting of {owner}", name, kind.model_fields)
+    try:
+        return kind.model_validate({k: _read(kind, k, v) for k, v in settings.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else "settings"
+        what = kind.model_fields[field].description if field in kind.model_fields else ""
+        given = settings.get(field)
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(f"{owner}: {field}={given} is not allowed: {message}", hint=f"{field}: {what}") from None
+
+
+def _read(kind: type[MethodConfig], name: str, value: Any) -> Any:
+    """Turn text into a field's type: as it is if that validates, as JSON otherwise."""
+    if not isinstance(value, str):
+        return value
+    import json
+
+    adapter: TypeAdapter[Any] = TypeAdapter(kind.model_fields[name].annotation)
+    for candidate in (value, f"[{value}]"):
+        try:
+            parsed = json.loads(candidate)
+            adapter.validate_python(parsed)
+        except (ValueError, ValidationError):
+            continue
+        return parsed
+    return value
+
+
+def describe_fields(kind: type[MethodConfig]) -> list[dict[str, str]]:
+    """Return one row per field for tables: ``name``, ``default``, ``range``, ``description``."""
+    schema = kind.model_json_schema().get("properties", {})
+    rows = []
+    for name, field in kind.model_fields.items():
+        rows.append(
+            {
+                "name": name,
+                "default": str(field.get_default(call_default_factory=True)),
+                "range": _range(schema.get(name, {})),
+                "description": field.description or "",
+            }
+        )
+    return rows
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    options = schema.get("anyOf", [schema])
+    return " or ".join(dict.fromkeys(filter(None, (_one_range(o) for o in options))))
+
+
+def _one_range(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(str(v) for v in schema["enum"])
+    low = f">= {schema['minimum']:g}" if "minimum" in schema else ""
+    high = f"<= {schema['maximum']:g}" if "maximum" in schema else ""
+    bounds = " and ".join(filter(None, (low, high)))
+    return " ".join(filter(None, (str(schema.get("type", "")), bounds)))

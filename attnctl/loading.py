@@ -1,0 +1,196 @@
+"""Find and load a model: the embedded one, a hub id, a local folder, or a single ``.safetensors`` file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnctl.compat import guard_torchvision
+from attnctl.errors import InputError, ModelError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from attnctl.model import Model
+
+EMBEDDED = "micro"
+"""The name of the model that is in the wheel, and the default."""
+
+FAMILIES = {
+    "StableDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+}
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def embedded_folder() -> Path:
+    """Return the folder of the embedded model."""
+    return Path(__file__).parent / "models" / EMBEDDED
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Return the device to run on; None picks CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        InputError: The device does not exist here.
+    """
+    import torch
+
+    mps = torch.backends.mps.is_available()
+    have = ["cpu", *(["mps"] if mps else []), *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, have) from None
+    if str(device) not in have and not (device.type == "cuda" and device.index is None and torch.cuda.is_available()):
+        raise unknown("device", name, have)
+    return device
+
+
+def load_model(
+    name: str = EMBEDDED,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    config: str | None = None,
+) -> Model:
+    """Load a model; safetensors only, no remote code.
+
+    Args:
+        name: ``micro``, a hub id ``owner/name``, a folder in diffusers' layout, or a ``.safetensors`` file.
+        revision: Hub branch, tag or commit.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on the CPU, float16 elsewhere.
+        device: ``cpu``, ``cuda``, ``cuda:0``, ``mps``; None picks the best there is.
+        config: Folder or hub id with the configuration of a single file, where it cannot be told from the weights.
+
+    Raises:
+        InputError: A name, dtype or device that does not exist.
+        ModelError: The model cannot be loaded or is of an unsupported family.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    location, single_file = locate(name)
+    family = "StableDiffusionPipeline" if single_file or location is None else inspect_folder(location, name)
+    import torch
+
+    place = pick_device(device)
+    kind = getattr(torch, dtype) if dtype else (torch.float32 if place.type == "cpu" else torch.float16)
+    pipe = _load_pipeline(name, location, single_file, family, revision, kind, config)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(place)
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False).eval()
+    from attnctl.model import Model, check_supported
+
+    folder = location if location is not None and not single_file else None
+    return Model(pipe, name, revision, folder, check_supported(pipe, name))
+
+
+def locate(name: str) -> tuple[Path | None, bool]:
+    """Return (local path or None for a hub id, whether it is a single file).
+
+    Raises:
+        InputError: The name is neither the embedded model, nor a path that exists, nor shaped like a hub id.
+    """
+    if name == EMBEDDED:
+        return embedded_folder(), False
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path, False
+    if path.suffix in {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}:
+        if path.suffix != ".safetensors":
+            raise ModelError(
+                f"{name} is a pickled checkpoint, which can run code when it is opened",
+                hint="convert it to .safetensors; only those are loaded",
+            )
+        if not path.is_file():
+            raise InputError(f"there is no file {name}", hint="check the path")
+        return path, True
+    parts = name.split("/")
+    if len(parts) == 2 and all(parts) and not name.startswith((".", "~")):
+        return None, False
+    raise unknown("model", name, [EMBEDDED, "a hub id (owner/name)", "a folder", "a .safetensors file"])
+
+
+def inspect_folder(folder: Path, name: str) -> str:
+    """Check a folder in diffusers' layout before anything heavy is imported; return the pipeline class to load.
+
+    Raises:
+        ModelError: No or broken ``model_index.json``, an unsupported family, no denoiser, or pickled weights only.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(f"{name} has no model_index.json", hint="name a folder in diffusers' layout")
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        kind = str(parts["_class_name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{index} cannot be read: {error}", hint="download the model again") from error
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"{name} is a {kind}, a family that is not supported",
+            hint=f"supported are {', '.join(sorted(FAMILIES))}",
+        )
+    for part in ("unet", "vae", "text_encoder"):
+        if not (folder / part / "config.json").is_file():
+            raise ModelError(f"{name} has no {part}/config.json", hint="download the whole model, not only weights")
+        if not list((folder / part).glob("*.safetensors")):
+            pickled = sorted(p.name for p in (folder / part).iterdir() if p.suffix in {".bin", ".pt", ".ckpt", ".pth"})
+            found = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
+            raise ModelError(f"{name} has {found} in {part}/", hint="get the .safetensors files; pickles are not loaded")
+    return FAMILIES[kind]
+
+
+def _load_pipeline(
+    name: str, location: Path | None, single_file: bool, family: str, revision: str | None, dtype: Any, config: str | None
+) -> Any:
+    guard_torchvision()
+    import diffusers
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": dtype, "safety_checker": None}
+    try:
+        if single_file:
+            extra = {"config": config} if config else {}
+            return diffusers.StableDiffusionPipeline.from_single_file(str(location), **options, **extra)
+        if location is None:
+            family = _hub_family(name, revision)
+        if family == "StableDiffusionXLPipeline":
+            del options["safety_checker"]
+        else:
+            options["requires_safety_checker"] = False
+        pipeline = getattr(diffusers, family)
+        return pipeline.from_pretrained(location or name, revision=revision, use_safetensors=True, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # loaders raise OSError, ValueError, KeyError, SafetensorError, hub errors, ...
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{name} cannot be loaded: {first[0]}", hint=_load_hint(location, single_file)) from error
+
+
+def _hub_family(name: str, revision: str | None) -> str:
+    from diffusers import DiffusionPipeline
+
+    kind = str(DiffusionPipeline.load_config(name, revision=revision).get("_class_name"))
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"{name} is a {kind}, a family that is not supported", hint=f"supported are {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[kind]
+
+
+def _load_hint(location: Path | None, single_file: bool) -> str:
+    if single_file:
+        return "name the model's configuration with --config FOLDER if it cannot be told from the file"
+    if location is None:
+        return f"check the name and the network, or use a local folder, or the embedded model {EMBEDDED!r}"
+    return "the files may be damaged; download the model again"

@@ -1,0 +1,164 @@
+"""From a request to lanes and bound controllers: every decision of a run before the first denoiser call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from attnctl.branches import Half
+from attnctl.errors import PluginError, SelectionError, unknown
+from attnctl.method import EditMethod, EditPlan, ModelView, Source
+from attnctl.operation import Bound
+from attnctl.steps import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnctl.inversion import InversionSpec, Trajectory
+    from attnctl.model import Model, TextEncoding
+    from attnctl.registry import Registry
+    from attnctl.request import EditRequest
+
+
+@dataclass(eq=False)
+class Lane:
+    """One picture that denoises.
+
+    Attributes:
+        name: ``source``, ``source[1]``, ... or an edit's name.
+        prompt: Its text.
+        cond: Encoding of the text.
+        uncond: Encoding of the unconditional half's text.
+        guidance: Its guidance scale.
+        pin: As in `Source.pin`; edits are never pinned.
+        edit: Index of the edit in the request; None for sources.
+        trajectory: What its inversion found.
+        latents: Current latents, (1, C, h, w).
+    """
+
+    name: str
+    prompt: str
+    cond: TextEncoding
+    uncond: TextEncoding
+    guidance: float
+    pin: str = "none"
+    edit: int | None = None
+    trajectory: Trajectory | None = None
+    latents: Tensor | None = None
+
+    @property
+    def halves(self) -> tuple[Half, ...]:
+        """The halves that its own guidance needs."""
+        return ("cond",) if self.guidance == 1 else ("uncond", "cond")
+
+    @property
+    def trivial(self) -> bool:
+        """Whether both halves have the same text, so that one row serves both."""
+        return self.edit is None and self.uncond.same_as(self.cond)
+
+
+@dataclass(eq=False)
+class PlannedEdit:
+    """One edit with its method, plan, source lane and bound controllers."""
+
+    index: int
+    name: str
+    method: EditMethod
+    plan: EditPlan
+    source: str
+    bounds: list[Bound] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class RunPlan:
+    """Everything that a run will do.
+
+    Attributes:
+        lanes: Lanes by name, sources first.
+        edits: Edits in the request's order.
+        inversions: Distinct inversions that the lanes need, by source lane name.
+    """
+
+    lanes: dict[str, Lane]
+    edits: list[PlannedEdit]
+    inversions: dict[str, InversionSpec]
+
+    @property
+    def bounds(self) -> list[Bound]:
+        """All bound controllers."""
+        return [b for e in self.edits for b in e.bounds]
+
+
+def make_method(registry: Registry, name: str, settings: Any, preset: str | None) -> EditMethod:
+    """Build a method with validated settings.
+
+    Raises:
+        AttnctlError: Unknown method, preset or setting, or a value out of range.
+    """
+    from attnctl.config import build_config
+
+    kind = registry.method(name)
+    base: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in kind.presets:
+            raise unknown(f"preset of {name}", preset, kind.presets)
+        base = dict(kind.presets[preset].settings)
+    return kind(build_config(kind.Config, {**base, **dict(settings)}, owner=name))
+
+
+def plan_run(request: EditRequest, model: Model, registry: Registry, latent_size: tuple[int, int], steps: Sequence[Step]) -> RunPlan:
+    """Ask every method for its plan and bind it; runs no denoiser.
+
+    Raises:
+        AttnctlError: A method refuses the request, or a selector selects nothing.
+    """
+    view = ModelView(model.sites, latent_size, model.text_length, model.pipe.tokenizer, str(model.device))
+    run = RunPlan({}, [], {})
+    sources: dict[Any, str] = {}
+    for i, edit in enumerate(request.edits):
+        method = make_method(registry, edit.method, edit.settings, edit.preset)
+        plan = method.plan(request.plan_request(i), view)
+        key = (plan.source, plan.inversion)
+        if key not in sources:
+            name = "source" if not sources else f"source[{len(sources)}]"
+            sources[key] = name
+            run.lanes[name] = _source_lane(name, plan.source, request, model)
+            if plan.inversion is not None:
+                run.inversions[name] = plan.inversion
+            elif request.real:
+                raise PluginError(
+                    f"{edit.method} plans no inversion, so it cannot edit a real picture", hint="use another method"
+                )
+        planned = PlannedEdit(i, request.lane_name(i), method, plan, sources[key])
+        planned.bounds = [_bind(c, planned, view, steps, request) for c in plan.controllers]
+        run.edits.append(planned)
+    for planned in run.edits:
+        if planned.name in run.lanes:
+            raise SelectionError(f"two lanes are called {planned.name!r}", hint="give every edit its own name")
+        edit = request.edits[planned.index]
+        negative = request.negative_prompt if planned.plan.negative_prompt is None else planned.plan.negative_prompt
+        run.lanes[planned.name] = Lane(
+            planned.name,
+            edit.prompt,
+            model.encode_text(edit.prompt),
+            model.encode_text(negative),
+            request.guidance,
+            edit=planned.index,
+        )
+    return run
+
+
+def _source_lane(name: str, source: Source, request: EditRequest, model: Model) -> Lane:
+    guidance = request.guidance if source.guidance is None else source.guidance
+    cond, uncond = model.encode_text(source.prompt), model.encode_text(request.negative_prompt)
+    return Lane(name, source.prompt, cond, uncond, guidance, source.pin)
+
+
+def _bind(controller: Any, planned: PlannedEdit, view: ModelView, steps: Sequence[Step], request: EditRequest) -> Bound:
+    sites = () if controller.where is None else controller.where.select(view.sites, view.latent_size)
+    window = [s for s in steps if s in controller.when]
+    acting = [s for s in window if controller.attend is None or controller.expression(s) is not None]
+    halves = 1 if controller.is_step_action else sum(h == "cond" or request.guidance != 1 for h in controller.passes)
+    expected = len(acting) * halves * (1 if controller.is_step_action else len(sites))
+    return Bound(controller, planned.name, planned.source, sites, tuple(s.index for s in acting), expected)

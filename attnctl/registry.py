@@ -1,0 +1,236 @@
+"""Finding plugins: every entry point of the group ``attnctl`` is loaded alone, and a broken one harms nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from attnctl import hookspecs
+from attnctl.errors import InputError, PluginError, unknown
+from attnctl.inversion import Inversion, InversionSpec
+from attnctl.method import EditMethod
+
+GROUP = "attnctl"
+KINDS: Mapping[str, tuple[str, type]] = {
+    "method": ("attnctl_methods", EditMethod),
+    "inversion": ("attnctl_inversions", Inversion),
+}
+"""What plugins can provide: the hook that returns it and the base class that it must have."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin that was looked at.
+
+    Attributes:
+        name: Entry point name, or a file's path.
+        owner: Distribution that declares it, or ``file``.
+        version: The distribution's version.
+        target: What the entry point points to.
+        provides: ``method fpe``, ``inversion ddim``, ...
+        error: Why it could not be used; empty when it works.
+    """
+
+    name: str
+    owner: str
+    version: str
+    target: str
+    provides: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass
+class Registry:
+    """Everything that plugins provide, by kind and name.
+
+    Attributes:
+        plugins: All plugins that were found, working or not.
+        classes: Per kind, the classes by name.
+        owners: Per (kind, name), the plugin that provides it.
+    """
+
+    plugins: list[Plugin] = field(default_factory=list)
+    classes: dict[str, dict[str, type[Any]]] = field(default_factory=lambda: {k: {} for k in KINDS})
+    owners: dict[tuple[str, str], str] = field(default_factory=dict)
+    _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager(), repr=False)
+
+    @classmethod
+    def load(cls, files: Iterable[str | os.PathLike[str]] = ()) -> Registry:
+        """Load every installed plugin, attnctl's own first, then the given files.
+
+        The environment variable ``ATTNCTL_LOAD_PLUGINS``, a comma-separated list of entry point names, restricts
+        installed plugins to those; empty loads none.
+
+        Args:
+            files: Python files that are plugins without packaging.
+
+        Raises:
+            InputError: A file does not exist.
+            PluginError: A file that the user named is broken; installed plugins never raise.
+        """
+        registry = cls()
+        only = os.environ.get("ATTNCTL_LOAD_PLUGINS")
+        wanted = None if only is None else {n.strip() for n in only.split(",")}
+        points = importlib.metadata.entry_points(group=GROUP)
+        for point in sorted(points, key=lambda p: (_owner(p)[0] != "attnctl", _owner(p), p.name)):
+            if wanted is None or point.name in wanted:
+                registry._add_entry_point(point)
+        for path in files:
+            registry._add_file(Path(path))
+        return registry
+
+    @property
+    def broken(self) -> list[Plugin]:
+        """Plugins that could not be used."""
+        return [p for p in self.plugins if p.error]
+
+    @property
+    def methods(self) -> dict[str, type[EditMethod]]:
+        """Edit methods by name."""
+        return self.classes["method"]
+
+    @property
+    def inversions(self) -> dict[str, type[Inversion]]:
+        """Inversions by name."""
+        return self.classes["inversion"]
+
+    def method(self, name: str) -> type[EditMethod]:
+        """Return a method class.
+
+        Raises:
+            InputError: There is no such method.
+        """
+        return self._get("method", name)
+
+    def inversion(self, name: str) -> type[Inversion]:
+        """Return an inversion class.
+
+        Raises:
+            InputError: There is no such inversion.
+        """
+        return self._get("inversion", name)
+
+    def make_inversion(self, spec: InversionSpec) -> Inversion:
+        """Build the inversion that a plan asks for, with validated settings."""
+        from attnctl.config import build_config
+
+        kind = self.inversion(spec.name)
+        return kind(build_config(kind.Config, dict(spec.options), owner=spec.name))
+
+    def register(self, plugin: object, name: str, owner: str = "program", version: str = "", target: str = "") -> Plugin:
+        """Register a loaded plugin object (a module or a namespace with hook implementations).
+
+        Returns:
+            The plugin as listed; its `error` says why it could not be used.
+        """
+        error, provides = "", []
+        try:
+            self._manager.register(plugin, name)
+            self._manager.check_pending()
+            provides = self._collect(plugin, name)
+        except Exception as fault:  # a stranger's code may raise anything
+            error = _first_line(fault)
+            self._forget(plugin, name)
+        listed = Plugin(name, owner, version, target, tuple(provides), error)
+        self.plugins.append(listed)
+        return listed
+
+    def _get(self, kind: str, name: str) -> Any:
+        known = self.classes[kind]
+        if name not in known:
+            fault = unknown(kind, name, known)
+            for plugin in self.broken:
+                if plugin.name == name:
+                    fault.hint = f"the plugin {name!r} is installed but broken: {plugin.error}"
+            raise fault
+        return known[name]
+
+    def _collect(self, plugin: object, owner: str) -> list[str]:
+        others = [p for p in self._manager.get_plugins() if p is not plugin]
+        found: list[tuple[str, type]] = []
+        for kind, (hook, base) in KINDS.items():
+            caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
+            for classes in caller():
+                for item in classes:
+                    self._check(kind, base, item)
+                    found.append((kind, item))
+        if not found:
+            raise PluginError("it provides nothing", hint=f"implement one of {', '.join(h for h, _ in KINDS.values())}")
+        for kind, item in found:
+            self.classes[kind][item.name] = item  # type: ignore[attr-defined]
+            self.owners[kind, item.name] = owner  # type: ignore[attr-defined]
+        return [f"{kind} {item.name}" for kind, item in found]  # type: ignore[attr-defined]
+
+    def _check(self, kind: str, base: type, item: Any) -> None:
+        if not (inspect.isclass(item) and issubclass(item, base)):
+            raise PluginError(f"its {kind} {item!r} is not a subclass of {base.__name__}")
+        if not getattr(item, "name", ""):
+            raise PluginError(f"its {kind} {item.__name__} has no name")
+        if inspect.isabstract(item):
+            missing = ", ".join(sorted(item.__abstractmethods__))
+            raise PluginError(f"its {kind} {item.name!r} does not implement {missing}")
+        taken = self.owners.get((kind, item.name))
+        if taken is not None:
+            raise PluginError(f"its {kind} {item.name!r} has a name that plugin {taken!r} already uses")
+
+    def _forget(self, plugin: object, name: str) -> None:
+        if self._manager.is_registered(plugin):
+            self._manager.unregister(plugin)
+
+    def _add_entry_point(self, point: importlib.metadata.EntryPoint) -> None:
+        owner, version = _owner(point)
+        try:
+            loaded = point.load()
+        except BaseException as fault:  # a module may even call sys.exit()
+            if isinstance(fault, KeyboardInterrupt):
+                raise
+            self.plugins.append(Plugin(point.name, owner, version, point.value, error=_first_line(fault)))
+            return
+        self.register(loaded, point.name, owner, version, point.value)
+
+    def _add_file(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"there is no plugin file {path}", hint="check the path given to --plugin")
+        plugin = self.register(_import_file(path), str(path), "file", target=str(path))
+        if plugin.error:
+            raise PluginError(f"the plugin file {path} cannot be used: {plugin.error}", hint="mend the file")
+
+
+def _new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager("attnctl")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"attnctl_file_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"the plugin file {path} is not a Python file", hint="name a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as fault:
+        del sys.modules[name]
+        raise PluginError(f"the plugin file {path} cannot be loaded: {_first_line(fault)}", hint="mend the file") from fault
+    return module
+
+
+def _owner(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+
+
+def _first_line(fault: BaseException) -> str:
+    text = str(fault).strip().splitlines()
+    return f"{type(fault).__name__}: {text[0]}" if text and not isinstance(fault, PluginError) else (text or [repr(fault)])[0]

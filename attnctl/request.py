@@ -1,0 +1,140 @@
+"""What a run is asked to do: one source, any number of edits, and the settings that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from attnctl.errors import InputError
+from attnctl.sampling_names import SCHEDULERS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit lane.
+
+    Attributes:
+        prompt: Target prompt.
+        method: Registered method name.
+        settings: Values for the method's ``Config`` by field name.
+        preset: One of the method's presets; `settings` override it.
+        name: Lane name; by default ``edit[0]``, ``edit[1]``, ...
+    """
+
+    prompt: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EditRequest:
+    """A whole run.
+
+    Attributes:
+        edits: The edit lanes, at least one.
+        source_prompt: Text of the source; needed for generated sources, optional for real ones.
+        pixels: A real source picture (3, H, W) in [-1, 1], float32; None generates the source.
+        x0: Clean latents (1, C, h, w) instead of pixels.
+        x_T: Start noise (1, C, h, w) instead of noise drawn from `seed`.
+        negative_prompt: Text of the unconditional half.
+        steps: Number of denoising steps T.
+        guidance: Classifier-free guidance scale g >= 1; 1 means the conditional prediction alone.
+        seed: Seed of the start noise, drawn on the CPU.
+        size: Picture (height, width); None means the model's own, or the picture's.
+        scheduler: One of `attnctl.sampling_names.SCHEDULERS`.
+        inversion: Inversion to use in place of the one that each method asks for.
+        max_rows: Largest number of rows in one denoiser call; None means all at once.
+        keep_source: Run a pinned source to the end, although only its trajectory matters.
+        check_reconstruction: Measure how well the inversion reconstructs before editing (T more rows).
+        allow_no_op: Report an edit that changed nothing instead of failing.
+
+    Raises:
+        InputError: A value is out of range or missing; the message says which and what is allowed.
+    """
+
+    edits: tuple[Edit, ...]
+    source_prompt: str | None = None
+    pixels: Tensor | None = None
+    x0: Tensor | None = None
+    x_T: Tensor | None = None  # noqa: N815  (the papers' symbol)
+    negative_prompt: str = ""
+    steps: int = 50
+    guidance: float = 7.5
+    seed: int = 0
+    size: tuple[int, int] | None = None
+    scheduler: str = "ddim"
+    inversion: str | None = None
+    max_rows: int | None = None
+    keep_source: bool = False
+    check_reconstruction: bool = True
+    allow_no_op: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.edits:
+            raise InputError("a run needs at least one edit", hint="give a target prompt")
+        if not self.real and not (self.source_prompt or "").strip():
+            raise InputError("a generated source needs a source prompt", hint="give --source-prompt, or --image for a real one")
+        for edit in self.edits:
+            if not edit.prompt.strip():
+                raise InputError("a target prompt is empty", hint="say what the edited picture shows")
+        if not self.guidance >= 1 or self.guidance == float("inf"):
+            raise InputError(
+                f"guidance must be a finite number of at least 1, found {self.guidance}",
+                hint="7.5 is the papers' value; 1 uses the conditional prediction alone",
+            )
+        if self.steps < 1:
+            raise InputError(f"steps must be at least 1, found {self.steps}", hint="50 is the papers' number")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"a seed must lie between 0 and 2**63 - 1, found {self.seed}", hint="use 0")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise InputError(f"max_rows must be at least 1, found {self.max_rows}", hint="leave it out")
+        if self.real and self.scheduler != "ddim":
+            raise InputError(
+                f"a real picture is inverted with DDIM, so the scheduler cannot be {self.scheduler!r}",
+                hint=f"leave --scheduler out ({', '.join(SCHEDULERS)} work for generated sources)",
+            )
+
+    @property
+    def real(self) -> bool:
+        """Whether the source is a given picture."""
+        return self.pixels is not None or self.x0 is not None
+
+    def lane_name(self, index: int) -> str:
+        """Return the name of an edit's lane."""
+        return self.edits[index].name or f"edit[{index}]"
+
+    def plan_request(self, index: int) -> PlanRequest:
+        """Return what the method of an edit sees."""
+        edit = self.edits[index]
+        return PlanRequest(
+            edit.prompt, self.source_prompt, self.negative_prompt, self.real, self.steps, self.guidance, self.inversion
+        )
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What one method sees of a run.
+
+    Attributes:
+        prompt: Target prompt.
+        source_prompt: Source prompt; None when a real picture came without one.
+        negative_prompt: Text of the unconditional half.
+        real: Whether the source is a given picture.
+        steps: Number of steps T.
+        guidance: Guidance scale g.
+        inversion: Inversion that the user asked for; None leaves the choice to the method.
+    """
+
+    prompt: str
+    source_prompt: str | None
+    negative_prompt: str
+    real: bool
+    steps: int
+    guidance: float
+    inversion: str | None = None

@@ -1,0 +1,299 @@
+"""A session owns a model and runs requests: plan, invert, denoise all lanes together, account for every edit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attnctl.attach import attached
+from attnctl.engine import Engine
+from attnctl.errors import InputError
+from attnctl.memory import peak_bytes, reset_peak
+from attnctl.planning import Lane, RunPlan, plan_run
+from attnctl.registry import Registry
+from attnctl.result import CoverageRow, EditResult, InversionReport, LaneResult, NoOpError, check_coverage
+from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler
+from attnctl.steps import Step
+
+if TYPE_CHECKING:
+    from attnctl.inversion import Trajectory
+    from attnctl.model import Model
+    from attnctl.request import EditRequest
+
+PSNR_WARNING = 20.0
+"""Reconstruction PSNR in dB below which an inversion is called poor: edits then start from another picture."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One tick: `done` of `total` units of a stage (``inversion``, ``reconstruction``, ``edit``, ``decode``)."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """An inversion is finished and measured, before anything is edited."""
+
+    report: InversionReport
+
+
+Event = Progress | Inverted
+
+
+@dataclass
+class _Ledger:
+    """What a run costs and what it has to say."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    reports: list[InversionReport] = field(default_factory=list)
+    reconstructions: dict[str, Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class EditSession:
+    """Runs requests on one model.
+
+    Attributes:
+        model: The model; left exactly as found after every run, also after a failed one.
+        registry: Where methods and inversions are looked up.
+    """
+
+    def __init__(self, model: Model, registry: Registry | None = None) -> None:
+        self.model = model
+        self.registry = Registry.load() if registry is None else registry
+
+    def plan(self, request: EditRequest) -> RunPlan:
+        """Return what a run would do, without running the denoiser.
+
+        Raises:
+            AttnctlError: The request cannot be carried out.
+        """
+        sampler = self._sampler(request)
+        return plan_run(request, self.model, self.registry, self._latent_size(request), _steps(sampler))
+
+    @torch.no_grad()
+    def run(
+        self, request: EditRequest, on_event: Callable[[Event], None] = lambda event: None, *, record: bool = False
+    ) -> EditResult:
+        """Edit one source in all the ways that the request asks for.
+
+        Args:
+            request: What to do.
+            on_event: Told about progress and about every inversion's quality.
+            record: Keep every lane's latents after every step.
+
+        Returns:
+            Pictures, latents, coverage and costs.
+
+        Raises:
+            NoOpError: A controller did not act where it said it would, or an edit equals its uncontrolled lane; its
+                `result` holds what was computed.
+            AttnctlError: Any other fault that the user can mend.
+        """
+        model, ledger = self.model, _Ledger()
+        reset_peak(model.device)
+        sampler = self._sampler(request)
+        steps = _steps(sampler)
+        size = self._latent_size(request)
+        plan = plan_run(request, model, self.registry, size, steps)
+        ledger.warnings += self._text_warnings(plan) + [n for e in plan.edits for n in e.plan.notes]
+        self._start(request, plan, sampler, size, ledger, on_event)
+        histories = {name: [_at(lane)] for name, lane in plan.lanes.items()} if record else {}
+
+        def on_step(step: Step) -> None:
+            for name, history in histories.items():
+                history.append(_at(plan.lanes[name]))
+            on_event(Progress("edit", step.index + 1, len(steps)))
+
+        with ledger.time("edit"), attached(model.unet, plan.bounds) as attachment:
+            engine = Engine(
+                model,
+                sampler,
+                steps,
+                plan.lanes,
+                plan.bounds,
+                attachment,
+                max_rows=request.max_rows,
+                keep_source=request.keep_source,
+            )
+            engine.run(on_step)
+        ledger.rows["edit"] = engine.rows
+        result = self._finish(request, plan, ledger, histories, on_event)
+        same = {e.name: plan.lanes[e.name].prompt == plan.lanes[e.source].prompt for e in plan.edits}
+        fault = check_coverage(result, same)
+        if fault and not request.allow_no_op:
+            raise NoOpError(fault, hint="`attnctl explain` shows what was to act where", result=result)
+        return result
+
+    def _sampler(self, request: EditRequest) -> DDIMGrid | SchedulerAdapter:
+        return make_sampler(request.scheduler, self.model.pipe.scheduler.config, request.steps, request.seed)
+
+    def _latent_size(self, request: EditRequest) -> tuple[int, int]:
+        given = request.x0 if request.x0 is not None else request.x_T
+        if given is not None:
+            return int(given.shape[-2]), int(given.shape[-1])
+        if request.pixels is not None:
+            height, width = (int(s) for s in request.pixels.shape[-2:])
+            return self.model.latent_size((height, width))
+        return self.model.latent_size(request.size)
+
+    def _text_warnings(self, plan: RunPlan) -> list[str]:
+        warnings = []
+        for prompt in dict.fromkeys(lane.prompt for lane in plan.lanes.values()):
+            cut = self.model.cut_text(prompt)
+            if cut:
+                warnings.append(f"the prompt is longer than {self.model.text_length} tokens; this part is cut off: {cut!r}")
+            words = self.model.unknown_words(prompt)
+            if words:
+                warnings.append(f"{self.model.name} has never seen: {', '.join(words)}")
+        return warnings
+
+    def _start(
+        self,
+        request: EditRequest,
+        plan: RunPlan,
+        sampler: DDIMGrid | SchedulerAdapter,
+        size: tuple[int, int],
+        ledger: _Ledger,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        """Give every lane its start latents: shared noise, or the end of its source's inversion."""
+        model = self.model
+        if not plan.inversions:
+            noise = model.initial_noise(request.seed, size) if request.x_T is None else request.x_T
+            noise = noise.to(model.device, model.dtype) * sampler.initial_scale
+            for lane in plan.lanes.values():
+                lane.latents = noise
+            return
+        assert isinstance(sampler, DDIMGrid)  # EditRequest refuses other schedulers for real pictures
+        x0 = model.encode_picture(request.pixels) if request.x0 is None else request.x0  # type: ignore[arg-type]
+        x0 = x0.to(model.device, model.dtype)
+        for name in plan.inversions:
+            lane = plan.lanes[name]
+            lane.trajectory = self._invert(request, plan, name, sampler, x0, ledger, on_event)
+            lane.latents = lane.trajectory.latents[-1:].to(x0)
+        for edit in plan.edits:
+            plan.lanes[edit.name].latents = plan.lanes[edit.source].latents
+
+    def _invert(
+        self,
+        request: EditRequest,
+        plan: RunPlan,
+        source: str,
+        grid: DDIMGrid,
+        x0: Tensor,
+        ledger: _Ledger,
+        on_event: Callable[[Event], None],
+    ) -> Trajectory:
+        spec = plan.inversions[source]
+        inversion = self.registry.make_inversion(spec)
+        text = self.model.encode_text(spec.prompt)
+        with ledger.time("inversion"):
+            trajectory = inversion.invert(
+                self.model, grid, x0, text, lambda done, total: on_event(Progress("inversion", done, total))
+            )
+        ledger.rows["inversion"] = ledger.rows.get("inversion", 0) + trajectory.denoiser_rows
+        psnr = vae_psnr = None
+        if request.check_reconstruction:
+            with ledger.time("reconstruction"):
+                picture = self._reconstruct(trajectory, grid, source, on_event)
+            ledger.rows["reconstruction"] = ledger.rows.get("reconstruction", 0) + len(grid.timesteps)
+            ledger.reconstructions[source] = picture
+            ideal = self.model.decode_latents(x0)
+            truth = ideal if request.pixels is None else request.pixels.float().cpu() / 2 + 0.5
+            psnr, vae_psnr = _psnr(picture, truth), None if request.pixels is None else _psnr(ideal, truth)
+            if psnr < PSNR_WARNING:
+                ledger.warnings.append(
+                    f"the inversion reconstructs the picture at only {psnr:.1f} dB, so edits start from another picture; "
+                    "more --steps or a source prompt that describes it may help"
+                )
+        report = InversionReport(source, spec.name, spec.prompt, psnr, vae_psnr)
+        ledger.reports.append(report)
+        on_event(Inverted(report))
+        return trajectory
+
+    def _reconstruct(
+        self, trajectory: Trajectory, grid: DDIMGrid, source: str, on_event: Callable[[Event], None]
+    ) -> Tensor:
+        """Sample back from the inverted noise, guidance 1, no edit: pixels (3, H, W) in [0, 1]."""
+        text = self.model.encode_text(trajectory.prompt)
+        x = trajectory.latents[-1:].to(self.model.device, self.model.dtype)
+        for i, t in enumerate(grid.timesteps):
+            x = grid.denoise(i, self.model.predict(x, t, [text]), x)
+            on_event(Progress("reconstruction", i + 1, len(grid.timesteps)))
+        return self.model.decode_latents(x)
+
+    def _finish(
+        self,
+        request: EditRequest,
+        plan: RunPlan,
+        ledger: _Ledger,
+        histories: dict[str, list[Tensor]],
+        on_event: Callable[[Event], None],
+    ) -> EditResult:
+        methods = {e.name: e for e in plan.edits}
+        lanes: list[LaneResult] = []
+        with ledger.time("decode"):
+            for name, lane in plan.lanes.items():
+                edit = methods.get(name)
+                latents = _at(lane)
+                lanes.append(
+                    LaneResult(
+                        name,
+                        "edit" if edit else "source",
+                        lane.prompt,
+                        edit.method.name if edit else "",
+                        edit.method.config.model_dump(mode="json") if edit else {},
+                        request.edits[edit.index].preset if edit else None,
+                        self.model.decode_latents(latents),
+                        latents,
+                        torch.cat(histories[name]) if histories else None,
+                    )
+                )
+                on_event(Progress("decode", len(lanes), len(plan.lanes)))
+        return EditResult(
+            tuple(lanes),
+            tuple(CoverageRow.of(b) for b in plan.bounds),
+            tuple(ledger.reports),
+            ledger.rows,
+            ledger.seconds,
+            peak_bytes(self.model.device),
+            tuple(dict.fromkeys(ledger.warnings)),
+            ledger.reconstructions,
+        )
+
+
+def _steps(sampler: DDIMGrid | SchedulerAdapter) -> list[Step]:
+    count = len(sampler.timesteps)
+    return [Step(i, count, int(t)) for i, t in enumerate(sampler.timesteps)]
+
+
+def _at(lane: Lane) -> Tensor:
+    if lane.latents is None:
+        raise InputError(f"{lane.name} was never started", hint="this is a fault of the session")
+    return lane.latents
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [0, 1]; infinite for equal ones."""
+    mse = float(torch.mean((a - b) ** 2))
+    return math.inf if mse == 0 else -10 * math.log10(mse)

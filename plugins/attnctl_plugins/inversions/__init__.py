@@ -1,0 +1,1 @@
+"""Inversions that come with attnctl, one module each."""
