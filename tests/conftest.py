@@ -13,6 +13,11 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# The same examples every time, however busy the machine is.
+settings.register_profile("attnctl", deadline=None, derandomize=True, database=None)
+settings.load_profile("attnctl")
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
