@@ -33,7 +33,14 @@ class Attachment:
     taps: dict[Site, FeatureTap] = field(default_factory=dict)
     bounds: dict[Site, list[Bound]] = field(default_factory=dict)
 
-    def aim(self, step: Step, branches: Branches, latent_size: tuple[int, int], text_length: int, device: torch.device) -> None:
+    def aim(
+        self,
+        step: Step,
+        branches: Branches,
+        latent_size: tuple[int, int],
+        text_length: int,
+        device: torch.device,
+    ) -> None:
         """Set every site's operation for the next denoiser call.
 
         Args:
@@ -78,24 +85,24 @@ def attached(unet: nn.Module, bounds: Sequence[Bound]) -> Iterator[Attachment]:
         for site in bound.sites:
             attachment.bounds.setdefault(site, []).append(bound)
     handles: list[Any] = []
-    installed: list[tuple[nn.Module, Any]] = []
+    installed: list[tuple[Any, Any]] = []
     try:
         for site in attachment.bounds:
-            module = unet.get_submodule(site.path)
+            module: Any = unet.get_submodule(site.path)
             if site.kind == "feature":
                 tap = attachment.taps[site] = FeatureTap(site)
-                handles.append(module.conv2.register_forward_hook(tap))  # type: ignore[operator,union-attr]
+                handles.append(module.conv2.register_forward_hook(tap))
                 continue
             original = module.processor
             processor = attachment.processors[site] = ControlledProcessor(original, site)
             installed.append((module, original))
-            module.set_processor(processor)  # type: ignore[operator]
+            module.set_processor(processor)
         yield attachment
     finally:
         for handle in handles:
             handle.remove()
         for module, original in installed:
-            module.set_processor(original)  # type: ignore[operator]
+            module.set_processor(original)
 
 
 def reject_compiled(unet: nn.Module) -> None:

@@ -47,7 +47,9 @@ class Branches:
         try:
             return self.rows.index(row)
         except ValueError:
-            raise unknown("row", f"{lane}/{half}", [f"{r.lane}/{r.half}" for r in self.rows], cls=SelectionError) from None
+            raise unknown(
+                "row", f"{lane}/{half}", [f"{r.lane}/{r.half}" for r in self.rows], cls=SelectionError
+            ) from None
 
     def __contains__(self, row: Row) -> bool:
         return self.aliases.get(row, row) in self.rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -57,7 +57,7 @@ def _read(kind: type[MethodConfig], name: str, value: Any) -> Any:
         return value
     import json
 
-    adapter: TypeAdapter[Any] = TypeAdapter(kind.model_fields[name].annotation)
+    adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, kind.model_fields[name].annotation))
     for candidate in (value, f"[{value}]"):
         try:
             parsed = json.loads(candidate)

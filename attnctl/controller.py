@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnctl.attend import Attend, AttendSum, AttentionCall
 from attnctl.branches import HALVES, Half, LaneTensors
@@ -15,8 +15,17 @@ from attnctl.steps import Step, When
 if TYPE_CHECKING:
     from torch import Tensor
 
-ACTIONS = ("attend", "on_qkv", "on_probs", "on_feature", "on_step_start", "on_step_end", "observe")
-STEP_ACTIONS = ("on_step_start", "on_step_end")
+ACTIONS = (
+    "attend",
+    "on_qkv",
+    "on_probs",
+    "on_feature",
+    "on_step_start",
+    "on_guidance",
+    "on_step_end",
+    "observe",
+)
+STEP_ACTIONS = ("on_step_start", "on_guidance", "on_step_end")
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,12 @@ class Observation:
         columns: U, shape (M, K), or a function of the `AttentionCall` that returns it; a word's map is the indicator
             of its tokens.
         sink: Receives the call and A U, float32 (H, N, K).
+        lane: Whose map is read: ``"self"``, ``"source"`` or a lane's name.
     """
 
     columns: Tensor | Callable[[AttentionCall], Tensor]
     sink: Callable[[AttentionCall, Tensor], None]
+    lane: str = "self"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +77,9 @@ class Controller:
         on_probs: ``(call, probs) -> A``: own explicit map (H, N, M) float32 from any lanes'; costs memory N x M.
         on_feature: ``(call, feature) -> own feature (C, h, w)``, at sites of kind ``feature``.
         on_step_start: ``(step_call) -> latents (C, h, w) or None`` before the denoiser; gradients may be enabled.
-        on_step_end: the same after the scheduler's step.
+        on_guidance: ``(step, uncond, cond, g) -> guided`` denoiser outputs (C, h, w), in place of
+            ``uncond + g (cond - uncond)``.
+        on_step_end: as on_step_start, after the scheduler's step.
         observe: Reads word maps, changes nothing.
         lanes: Lanes other than ``self`` that a callback reads, so that they are kept running; expressions say it
             themselves.
@@ -77,13 +90,16 @@ class Controller:
 
     name: str
     where: Where | None = None
-    when: When = When()
+    when: When = When()  # noqa: RUF009  (frozen)
     passes: tuple[Half, ...] = ("cond",)
     attend: Attend | AttendSum | Callable[[Step], Attend | AttendSum | None] | None = None
-    on_qkv: Callable[[AttentionCall, LaneTensors, LaneTensors, LaneTensors], tuple[Tensor, Tensor, Tensor]] | None = None
+    on_qkv: Callable[[AttentionCall, LaneTensors, LaneTensors, LaneTensors], tuple[Tensor, Tensor, Tensor]] | None = (
+        None
+    )
     on_probs: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
     on_feature: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
     on_step_start: Callable[[StepCall], Tensor | None] | None = None
+    on_guidance: Callable[[Step, Tensor, Tensor, float], Tensor] | None = None
     on_step_end: Callable[[StepCall], Tensor | None] | None = None
     observe: Observation | None = None
     lanes: tuple[str, ...] = ("source",)
@@ -92,12 +108,13 @@ class Controller:
         given = [a for a in ACTIONS if getattr(self, a) is not None]
         if len(given) != 1:
             raise PluginError(
-                f"controller {self.name!r} has {len(given)} actions ({', '.join(given) or 'none'}), expected exactly one",
+                f"controller {self.name!r} has {len(given)} actions ({', '.join(given) or 'none'}), expected one",
                 hint=f"give one of {', '.join(ACTIONS)}; use several controllers for several actions",
             )
         if not self.passes or any(p not in HALVES for p in self.passes):
             raise PluginError(
-                f"controller {self.name!r} names the guidance halves {self.passes!r}", hint=f"known are {HALVES}"
+                f"controller {self.name!r} names the guidance halves {self.passes!r}",
+                hint=f"known are {HALVES}",
             )
         if self.is_step_action == (self.where is not None):
             raise PluginError(
@@ -122,15 +139,14 @@ class Controller:
 
     def expression(self, step: Step) -> Attend | AttendSum | None:
         """Return the attention expression of a step, or None when there is none at that step."""
-        attend: Any = self.attend
-        return attend(step) if callable(attend) else attend
+        return self.attend(step) if callable(self.attend) else self.attend
 
     def reads(self, step: Step) -> frozenset[str]:
         """Return the lane names (``self``, ``source``, ...) that the controller reads at a step."""
         if self.attend is not None:
             expression = self.expression(step)
             return frozenset() if expression is None else expression.lanes
-        return frozenset({"self", *(() if self.observe is not None else self.lanes)})
+        return frozenset({"self", *(self.lanes if self.observe is None else (self.observe.lane,))})
 
     def describe(self) -> str:
         """Say the action in one line for tables."""

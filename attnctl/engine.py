@@ -14,6 +14,7 @@ from attnctl.controller import StepCall
 from attnctl.errors import InputError, NumericsError, PluginError
 from attnctl.memory import MemoryShortageError, is_shortage
 from attnctl.operation import Bound
+from attnctl.sampling import DDIMGrid
 from attnctl.steps import Step
 
 if TYPE_CHECKING:
@@ -66,19 +67,14 @@ class Engine:
             MemoryShortageError: Not even the smallest call fits.
         """
         for lane in self.lanes.values():
-            if lane.pin == "start":
+            if lane.pin == "start" and step.index >= lane.start:
                 lane.latents = self._pinned(lane, step.index)
         self._step_actions("on_step_start", step)
         needed = self.needed_rows(step)
         outputs = self._predict(step, needed)
-        moving = [lane for lane in self.lanes.values() if Row(lane.name, "cond") in outputs and self._moves(lane)]
-        if moving:
-            guided = torch.cat([_guide(lane, outputs) for lane in moving])
-            moved = self.sampler.denoise(step.index, guided, torch.cat([_latents(lane) for lane in moving]))
-            for i, lane in enumerate(moving):
-                lane.latents = moved[i : i + 1]
+        self._move(step, outputs)
         for lane in self.lanes.values():
-            if lane.pin == "end" or (lane.pin == "start" and not self.keep_source):
+            if step.index >= lane.start and (lane.pin == "end" or (lane.pin == "start" and not self.keep_source)):
                 lane.latents = self._pinned(lane, step.index + 1)
         self._step_actions("on_step_end", step)
         self._check_finite(step)
@@ -87,10 +83,10 @@ class Engine:
         """List the rows that matter in a step: all of a free lane's; of a pinned one's only those that are read."""
         needed: set[Row] = set()
         for lane in self.lanes.values():
-            if self._moves(lane):
+            if self._moves(lane, step):
                 needed.update(Row(lane.name, half) for half in lane.halves)
         for bound in self.bounds:
-            if bound.active(step) and not bound.controller.is_step_action:
+            if self._acts_inside(bound, step):
                 for half in bound.controller.passes:
                     if half in self.lanes[bound.lane].halves:
                         needed.update(Row(bound.lane_of(n), half) for n in bound.controller.reads(step))
@@ -99,12 +95,53 @@ class Engine:
         order = list(self.lanes)
         return sorted(rows, key=lambda r: (r.half == "cond", order.index(r.lane)))
 
-    def _moves(self, lane: Lane) -> bool:
-        return lane.pin == "none" or self.keep_source
+    def _moves(self, lane: Lane, step: Step) -> bool:
+        return step.index >= lane.start and (lane.pin == "none" or self.keep_source)
+
+    def _acts_inside(self, bound: Bound, step: Step) -> bool:
+        """Whether a controller acts inside the denoiser's call, where it reads other rows."""
+        inside = not bound.controller.is_step_action
+        return inside and bound.active(step) and step.index >= self.lanes[bound.lane].start
+
+    def _move(self, step: Step, outputs: dict[Row, Tensor]) -> None:
+        """Guide and take the scheduler's step, all lanes at once; lanes with kept noises use those."""
+        plain: list[Lane] = []
+        for lane in self.lanes.values():
+            if not self._moves(lane, step):
+                continue
+            if lane.trajectory is None or lane.trajectory.noises is None:
+                plain.append(lane)
+                continue
+            noise = lane.trajectory.noises[step.index][None].to(_latents(lane))
+            assert isinstance(self.sampler, DDIMGrid)  # only inversions keep noises, and they run on the grid
+            lane.latents = self.sampler.denoise_with(
+                step.index, self._guide(step, lane, outputs), _latents(lane), noise
+            )
+        if plain:
+            guided = torch.cat([self._guide(step, lane, outputs) for lane in plain])
+            moved = self.sampler.denoise(step.index, guided, torch.cat([_latents(lane) for lane in plain]))
+            for i, lane in enumerate(plain):
+                lane.latents = moved[i : i + 1]
+
+    def _guide(self, step: Step, lane: Lane, outputs: dict[Row, Tensor]) -> Tensor:
+        """Classifier-free guidance, e = e_u + g (e_c - e_u), by name; Ho & Salimans, arXiv 2207.12598."""
+        cond = outputs[Row(lane.name, "cond")]
+        if lane.guidance == 1:
+            return cond
+        uncond = outputs[Row(lane.name, "uncond")]
+        for bound in self.bounds:
+            if bound.lane == lane.name and bound.controller.on_guidance is not None and bound.active(step):
+                made = bound.controller.on_guidance(step, uncond[0], cond[0], lane.guidance)[None]
+                bound.acted.add(("on_guidance", step.index, None))
+                bound.differs = bound.differs or not torch.equal(made, uncond + lane.guidance * (cond - uncond))
+                return made
+        return uncond + lane.guidance * (cond - uncond)
 
     def _aliases(self, rows: set[Row] | Sequence[Row]) -> dict[Row, Row]:
         return {
-            Row(r.lane, "uncond"): Row(r.lane, "cond") for r in rows if r.lane in self.lanes and self.lanes[r.lane].trivial
+            Row(r.lane, "uncond"): Row(r.lane, "cond")
+            for r in rows
+            if r.lane in self.lanes and self.lanes[r.lane].trivial
         }
 
     def _predict(self, step: Step, needed: list[Row]) -> dict[Row, Tensor]:
@@ -162,9 +199,8 @@ class Engine:
                 continue
             found.add(row)
             for bound in self.bounds:
-                if bound.lane == row.lane and row.half in bound.controller.passes and bound.active(step):
-                    if not bound.controller.is_step_action:
-                        todo += [Row(bound.lane_of(n), row.half) for n in bound.controller.reads(step)]
+                if bound.lane == row.lane and row.half in bound.controller.passes and self._acts_inside(bound, step):
+                    todo += [Row(bound.lane_of(n), row.half) for n in bound.controller.reads(step)]
         return found
 
     def _call(self, step: Step, rows: list[Row]) -> Tensor:
@@ -182,8 +218,7 @@ class Engine:
         return out
 
     def _text(self, row: Row, step: Step) -> TextEncoding:
-        lane = self.lanes[row.lane]
-        return lane.cond if row.half == "cond" else lane.uncond
+        return self.lanes[row.lane].text(row.half, step)
 
     def _pinned(self, lane: Lane, index: int) -> Tensor:
         if lane.trajectory is None:
@@ -193,7 +228,7 @@ class Engine:
 
     def _step_actions(self, action: str, step: Step) -> None:
         for bound in self.bounds:
-            if bound.controller.action != action or not bound.active(step):
+            if bound.controller.action != action or not bound.active(step) or step.index < self.lanes[bound.lane].start:
                 continue
             views = LaneTensors(bound.lane, bound.source, lambda name: _latents(self.lanes[name])[0])
             call = StepCall(step, bound.lane, views, lambda x, lane, half: self._free_predict(step, x, lane, half))
@@ -226,7 +261,9 @@ class Engine:
                 low = self.model.dtype == torch.float16
                 raise NumericsError(
                     f"the latents of {lane.name} became NaN or infinite in step {step.index}",
-                    hint="float16 overflowed: use --dtype bfloat16 or float32" if low else "lower --guidance, or check the model",
+                    hint="float16 overflowed: use --dtype bfloat16 or float32"
+                    if low
+                    else "lower --guidance, or check the model",
                 )
 
 
@@ -234,12 +271,3 @@ def _latents(lane: Lane) -> Tensor:
     if lane.latents is None:
         raise InputError(f"{lane.name} has no start latents", hint="this is a fault of the session")
     return lane.latents
-
-
-def _guide(lane: Lane, outputs: dict[Row, Tensor]) -> Tensor:
-    """Classifier-free guidance, e = e_u + g (e_c - e_u), by name; Ho & Salimans, arXiv 2207.12598."""
-    cond = outputs[Row(lane.name, "cond")]
-    if lane.guidance == 1:
-        return cond
-    uncond = outputs[Row(lane.name, "uncond")]
-    return uncond + lane.guidance * (cond - uncond)

@@ -15,7 +15,9 @@ from attnctl.sites import Site
 from attnctl.steps import Step
 
 
-def resolve_features(site: Site, step: Step, branches: Branches, bounds: Sequence[Bound], grid: tuple[int, int]) -> list[RowAction]:
+def resolve_features(
+    site: Site, step: Step, branches: Branches, bounds: Sequence[Bound], grid: tuple[int, int]
+) -> list[RowAction]:
     """List the feature edits of one site in one denoiser call, in the controllers' order."""
     return [
         RowAction(b, AttentionCall(site, step, branches, grid, 0, b.lane, half), branches.index(b.lane, half))

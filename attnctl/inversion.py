@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attnctl.method import MethodConfig
 
@@ -24,7 +24,10 @@ class Trajectory:
         latents: L, shape (T+1, C, h, w): L[0] is clean, L[T] the noisiest; at sampling step i the latents of the
             same noise level are L[T - i].
         prompt: The text that the denoiser was conditioned on.
-        uncond: Per sampling step, an embedding (1, M, C') that replaces the unconditional text; empty: none.
+        uncond: Embeddings (1, M, C') that replace the unconditional text of every lane on this trajectory: one per
+            sampling step, or a single one for all; empty: none.
+        start: Index of the sampling step that lanes start at, from ``latents[T - start]``.
+        noises: Noise added after each sampling step's mean, (T, C, h, w), unit scale; None: deterministic DDIM.
         denoiser_rows: Number of single-picture denoiser evaluations that it cost.
         info: Anything else worth recording (plain data).
     """
@@ -32,6 +35,8 @@ class Trajectory:
     latents: Tensor
     prompt: str
     uncond: tuple[Tensor, ...] = ()
+    start: int = 0
+    noises: Tensor | None = None
     denoiser_rows: int = 0
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -51,6 +56,31 @@ class InversionSpec:
     options: tuple[tuple[str, Any], ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class InversionCall:
+    """What an inversion is given.
+
+    Attributes:
+        model: Runs the denoiser (`Model.predict`); gradients are off unless the inversion enables them.
+        grid: The schedule of the sampling that will follow.
+        x0: Clean latents, (1, C, h, w).
+        text: The encoding to condition on.
+        uncond: The encoding of the unconditional half.
+        guidance: The guidance scale g that the edit will use.
+        seed: Seed for inversions that draw noise (on the CPU).
+        tick: Called with (done, total) for progress.
+    """
+
+    model: Model
+    grid: DDIMGrid
+    x0: Tensor
+    text: TextEncoding
+    uncond: TextEncoding
+    guidance: float
+    seed: int
+    tick: Callable[[int, int], None] = lambda done, total: None
+
+
 class Inversion(ABC):
     """A plugin that turns a picture's latents into a `Trajectory`; independent of the method that edits.
 
@@ -58,11 +88,17 @@ class Inversion(ABC):
         name: Registered name.
         summary: One sentence for tables.
         paper: Where it comes from.
+        bibtex: Citation entry, if there is one.
+        pin: How a source lane follows the trajectory when the method does not say (see `attnctl.method.Source`).
+        needs_prompt: Whether it is of no use without a source prompt.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    bibtex: ClassVar[str] = ""
+    pin: ClassVar[Literal["none", "start", "end"]] = "none"
+    needs_prompt: ClassVar[bool] = False
 
     class Config(MethodConfig):
         """Settings; empty unless the inversion has some."""
@@ -71,15 +107,5 @@ class Inversion(ABC):
         self.config: Any = config if config is not None else self.Config()
 
     @abstractmethod
-    def invert(
-        self, model: Model, grid: DDIMGrid, x0: Tensor, text: TextEncoding, tick: Callable[[int, int], None]
-    ) -> Trajectory:
-        """Invert clean latents.
-
-        Args:
-            model: Runs the denoiser.
-            grid: The schedule of the sampling that will follow.
-            x0: Clean latents, (1, C, h, w).
-            text: The encoding to condition on.
-            tick: Called with (done, total) for progress.
-        """
+    def invert(self, call: InversionCall) -> Trajectory:
+        """Invert clean latents."""

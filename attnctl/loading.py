@@ -143,12 +143,20 @@ def inspect_folder(folder: Path, name: str) -> str:
         if not list((folder / part).glob("*.safetensors")):
             pickled = sorted(p.name for p in (folder / part).iterdir() if p.suffix in {".bin", ".pt", ".ckpt", ".pth"})
             found = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
-            raise ModelError(f"{name} has {found} in {part}/", hint="get the .safetensors files; pickles are not loaded")
+            raise ModelError(
+                f"{name} has {found} in {part}/", hint="get the .safetensors files; pickles are not loaded"
+            )
     return FAMILIES[kind]
 
 
 def _load_pipeline(
-    name: str, location: Path | None, single_file: bool, family: str, revision: str | None, dtype: Any, config: str | None
+    name: str,
+    location: Path | None,
+    single_file: bool,
+    family: str,
+    revision: str | None,
+    dtype: Any,
+    config: str | None,
 ) -> Any:
     guard_torchvision()
     import diffusers
@@ -183,7 +191,8 @@ def _hub_family(name: str, revision: str | None) -> str:
     kind = str(DiffusionPipeline.load_config(name, revision=revision).get("_class_name"))
     if kind not in FAMILIES:
         raise ModelError(
-            f"{name} is a {kind}, a family that is not supported", hint=f"supported are {', '.join(sorted(FAMILIES))}"
+            f"{name} is a {kind}, a family that is not supported",
+            hint=f"supported are {', '.join(sorted(FAMILIES))}",
         )
     return FAMILIES[kind]
 

@@ -9,6 +9,10 @@ import torch
 from attnctl.errors import AttnctlError
 
 
+_SHORTAGE = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
+"""How CUDA and MPS, and torch's CPU allocator on Windows, on Linux and in C++ say it, as plain `RuntimeError`."""
+
+
 class MemoryShortageError(AttnctlError):
     """The device has too little memory for even the smallest piece of the run."""
 
@@ -36,4 +40,4 @@ def is_shortage(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _SHORTAGE)

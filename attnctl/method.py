@@ -47,13 +47,15 @@ class Source:
         prompt: Its text.
         pin: Whether its latents follow the inversion's trajectory: ``none`` lets it run free, ``start`` overwrites
             them before the denoiser's call of every step, ``end`` after the scheduler's. A pinned source is run
-            only where a controller reads it.
+            only where a controller reads it. None leaves it to the inversion.
         guidance: Its own guidance scale; None means the request's.
+        negative_prompt: Its own unconditional text; None means the request's.
     """
 
     prompt: str
-    pin: Literal["none", "start", "end"] = "none"
+    pin: Literal["none", "start", "end"] | None = None
     guidance: float | None = None
+    negative_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class EditPlan:
         controllers: What happens where and when.
         inversion: The inversion that a real picture needs; None for generated ones.
         negative_prompt: The lane's own unconditional text; None means the request's.
+        guidance: The lane's own guidance scale; None means the request's.
         notes: Sentences for the user: what could not be shared, what differs from a paper.
     """
 
@@ -72,6 +75,7 @@ class EditPlan:
     controllers: tuple[Controller, ...] = ()
     inversion: InversionSpec | None = None
     negative_prompt: str | None = None
+    guidance: float | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -177,7 +177,10 @@ class Model:
         extra: dict[str, Any] = {}
         if self.family == "sdxl":
             pooled = torch.cat([t.pooled for t in texts if t.pooled is not None])
-            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": self._time_ids(x).repeat(len(texts), 1)}
+            extra["added_cond_kwargs"] = {
+                "text_embeds": pooled,
+                "time_ids": self._time_ids(x).repeat(len(texts), 1),
+            }
         t = torch.tensor(timestep, device=x.device)
         return self.unet(x, t, encoder_hidden_states=embeds, return_dict=False, **extra)[0]  # type: ignore[no-any-return]
 
@@ -236,8 +239,8 @@ def check_supported(pipe: Any, name: str) -> str:
     config = pipe.unet.config
     if config.in_channels != pipe.vae.config.latent_channels:
         raise ModelError(
-            f"{name} has a denoiser with {config.in_channels} input channels for {pipe.vae.config.latent_channels} latent "
-            "channels: an inpainting or instruction model",
+            f"{name} has a denoiser with {config.in_channels} input channels for "
+            f"{pipe.vae.config.latent_channels} latent channels: an inpainting or instruction model",
             hint="use a text-to-image checkpoint",
         )
     if config.get("time_cond_proj_dim") is not None:

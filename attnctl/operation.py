@@ -55,14 +55,17 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class RowTerm:
-    """One term ``w A[q, k] T v`` of one output row, in batch indices."""
+    """One term ``w A[q, k] T v`` of one output row, in batch indices.
+
+    The mask is made when the layer runs, not before: it may depend on maps read earlier in the same denoiser call.
+    """
 
     q: int
     k: tuple[int, ...]
     v: tuple[int, ...]
     weight: float = 1.0
     value_map: Tensor | None = None
-    mask: Tensor | None = None
+    mask: Callable[[], Tensor] | None = None
 
     @property
     def plain(self) -> bool:
@@ -120,7 +123,13 @@ class Operation:
 
 
 def resolve(
-    site: Site, step: Step, branches: Branches, bounds: Sequence[Bound], grid: tuple[int, int], keys: int, device: torch.device
+    site: Site,
+    step: Step,
+    branches: Branches,
+    bounds: Sequence[Bound],
+    grid: tuple[int, int],
+    keys: int,
+    device: torch.device,
 ) -> Operation | None:
     """Turn the controllers that act at a site and step into an `Operation`; None when none does.
 
@@ -160,6 +169,8 @@ def resolve(
                 written[row] = bound
                 op.terms[row] = tuple(_row_term(t, bound, call, device) for t in expression.terms)
             else:
+                if bound.controller.observe is not None:
+                    row = branches.index(bound.lane_of(bound.controller.observe.lane), half)
                 target = {"on_qkv": op.edits, "on_probs": op.probs, "observe": op.observers}[bound.controller.action]
                 target.append(RowAction(bound, call, row))
             calls.append(call)
@@ -172,18 +183,22 @@ def _row_term(term: Attend, bound: Bound, call: AttentionCall, device: torch.dev
     def rows(names: Sequence[str]) -> tuple[int, ...]:
         return tuple(call.branches.index(bound.lane_of(n), call.half) for n in names)
 
-    def tensor(value: Tensor | Callable[[AttentionCall], Tensor] | None) -> Tensor | None:
-        made = value(call) if callable(value) else value
-        return None if made is None else made.to(device)
-
-    value_map, mask = tensor(term.value_map), tensor(term.mask)
     keys = call.keys * len(term.key_lanes)
-    if value_map is not None and tuple(value_map.shape) not in {(keys,), (keys, keys)}:
-        raise _shape_error(bound, call, "value map", tuple(value_map.shape), f"({keys}, {keys}) or ({keys},)")
     n = call.grid[0] * call.grid[1]
-    if mask is not None and tuple(mask.shape) != (n, keys):
-        raise _shape_error(bound, call, "mask", tuple(mask.shape), f"({n}, {keys})")
-    return RowTerm(rows((term.q,))[0], rows(term.key_lanes), rows(term.value_lanes), term.weight, value_map, mask)
+
+    def mask() -> Tensor:
+        made = term.mask(call) if callable(term.mask) else term.mask
+        if made is None or tuple(made.shape) != (n, keys):
+            raise _shape_error(bound, call, "mask", () if made is None else tuple(made.shape), f"({n}, {keys})")
+        return made.to(device)
+
+    value_map = term.value_map(call) if callable(term.value_map) else term.value_map
+    if value_map is not None:
+        if tuple(value_map.shape) not in {(keys,), (keys, keys)}:
+            raise _shape_error(bound, call, "value map", tuple(value_map.shape), f"({keys}, {keys}) or ({keys},)")
+        value_map = value_map.to(device)
+    lazy = None if term.mask is None else mask
+    return RowTerm(rows((term.q,))[0], rows(term.key_lanes), rows(term.value_lanes), term.weight, value_map, lazy)
 
 
 def _shape_error(bound: Bound, call: AttentionCall, what: str, found: tuple[int, ...], expected: str) -> PluginError:
@@ -295,7 +310,7 @@ def _sum_terms(terms: Sequence[RowTerm], p: Projections, columns: Tensor | None 
         if term.value_map is not None:
             t = term.value_map.to(v.dtype)
             v = t[:, None] * v if t.ndim == 1 else t @ v
-        mask = p.mask_of(term.k[:1]) if term.mask is None else term.mask
+        mask = p.mask_of(term.k[:1]) if term.mask is None else term.mask()
         out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
         out = out if term.weight == 1.0 else out * term.weight
         total = out if total is None else total + out
@@ -327,12 +342,12 @@ def _apply_qkv(op: Operation, p: Projections) -> Projections:
 
 
 def explicit_map(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Materialise ``softmax(q k^T / sqrt(D))`` in float32 (float64 stays): (..., N, M) from (..., N, D), (..., M, D)."""
+    """Materialise ``softmax(q k^T / sqrt(D))`` (..., N, M) from (..., N, D), (..., M, D), at least in float32."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     logits = q.to(wide) @ k.to(wide).transpose(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
-    return logits.softmax(-1)
+    return torch.softmax(logits, -1)
 
 
 def _apply_probs(op: Operation, p: Projections, out: Tensor) -> Tensor:

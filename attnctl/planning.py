@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from attnctl.branches import Half
 from attnctl.errors import PluginError, SelectionError, unknown
-from attnctl.method import EditMethod, EditPlan, ModelView, Source
+from attnctl.method import EditMethod, EditPlan, ModelView
 from attnctl.operation import Bound
 from attnctl.steps import Step
 
@@ -33,7 +33,7 @@ class Lane:
         guidance: Its guidance scale.
         pin: As in `Source.pin`; edits are never pinned.
         edit: Index of the edit in the request; None for sources.
-        trajectory: What its inversion found.
+        trajectory: What its inversion found; an edit has its source's.
         latents: Current latents, (1, C, h, w).
     """
 
@@ -54,8 +54,31 @@ class Lane:
 
     @property
     def trivial(self) -> bool:
-        """Whether both halves have the same text, so that one row serves both."""
-        return self.edit is None and self.uncond.same_as(self.cond)
+        """Whether both halves have the same text in every step, so that one row serves both."""
+        if self.edit is not None:
+            return False
+        return self.uncond.same_as(self.cond) and (self.trajectory is None or len(self.trajectory.uncond) == 0)
+
+    @property
+    def start(self) -> int:
+        """The step that it starts at."""
+        return 0 if self.trajectory is None else self.trajectory.start
+
+    def follow(self, trajectory: Trajectory) -> None:
+        """Take start latents and unconditional texts from an inversion."""
+        if len(trajectory.uncond) == 1:  # the same in all steps: an ordinary text
+            self.uncond = replace(self.uncond, prompt="", embeds=trajectory.uncond[0])
+            trajectory = replace(trajectory, uncond=())
+        self.trajectory = trajectory
+        self.latents = trajectory.latents[-1 - trajectory.start][None].to(self.cond.embeds)
+
+    def text(self, half: Half, step: Step) -> TextEncoding:
+        """Return the encoding of one half at a step."""
+        if half == "cond":
+            return self.cond
+        if self.trajectory is not None and self.trajectory.uncond:
+            return replace(self.uncond, prompt="", embeds=self.trajectory.uncond[step.index])
+        return self.uncond
 
 
 @dataclass(eq=False)
@@ -107,7 +130,13 @@ def make_method(registry: Registry, name: str, settings: Any, preset: str | None
     return kind(build_config(kind.Config, {**base, **dict(settings)}, owner=name))
 
 
-def plan_run(request: EditRequest, model: Model, registry: Registry, latent_size: tuple[int, int], steps: Sequence[Step]) -> RunPlan:
+def plan_run(
+    request: EditRequest,
+    model: Model,
+    registry: Registry,
+    latent_size: tuple[int, int],
+    steps: Sequence[Step],
+) -> RunPlan:
     """Ask every method for its plan and bind it; runs no denoiser.
 
     Raises:
@@ -123,12 +152,13 @@ def plan_run(request: EditRequest, model: Model, registry: Registry, latent_size
         if key not in sources:
             name = "source" if not sources else f"source[{len(sources)}]"
             sources[key] = name
-            run.lanes[name] = _source_lane(name, plan.source, request, model)
+            run.lanes[name] = _source_lane(name, plan, request, model, registry)
             if plan.inversion is not None:
                 run.inversions[name] = plan.inversion
             elif request.real:
                 raise PluginError(
-                    f"{edit.method} plans no inversion, so it cannot edit a real picture", hint="use another method"
+                    f"{edit.method} plans no inversion, so it cannot edit a real picture",
+                    hint="use another method",
                 )
         planned = PlannedEdit(i, request.lane_name(i), method, plan, sources[key])
         planned.bounds = [_bind(c, planned, view, steps, request) for c in plan.controllers]
@@ -143,22 +173,29 @@ def plan_run(request: EditRequest, model: Model, registry: Registry, latent_size
             edit.prompt,
             model.encode_text(edit.prompt),
             model.encode_text(negative),
-            request.guidance,
+            request.guidance if planned.plan.guidance is None else planned.plan.guidance,
             edit=planned.index,
         )
     return run
 
 
-def _source_lane(name: str, source: Source, request: EditRequest, model: Model) -> Lane:
+def _source_lane(name: str, plan: EditPlan, request: EditRequest, model: Model, registry: Registry) -> Lane:
+    source = plan.source
     guidance = request.guidance if source.guidance is None else source.guidance
-    cond, uncond = model.encode_text(source.prompt), model.encode_text(request.negative_prompt)
-    return Lane(name, source.prompt, cond, uncond, guidance, source.pin)
+    negative = request.negative_prompt if source.negative_prompt is None else source.negative_prompt
+    pin = source.pin
+    if plan.inversion is None:
+        pin = "none"  # a generated source has no trajectory to follow
+    elif pin is None:
+        pin = registry.inversion(plan.inversion.name).pin
+    return Lane(name, source.prompt, model.encode_text(source.prompt), model.encode_text(negative), guidance, pin)
 
 
 def _bind(controller: Any, planned: PlannedEdit, view: ModelView, steps: Sequence[Step], request: EditRequest) -> Bound:
     sites = () if controller.where is None else controller.where.select(view.sites, view.latent_size)
     window = [s for s in steps if s in controller.when]
     acting = [s for s in window if controller.attend is None or controller.expression(s) is not None]
-    halves = 1 if controller.is_step_action else sum(h == "cond" or request.guidance != 1 for h in controller.passes)
+    guidance = request.guidance if planned.plan.guidance is None else planned.plan.guidance
+    halves = 1 if controller.is_step_action else sum(h == "cond" or guidance != 1 for h in controller.passes)
     expected = len(acting) * halves * (1 if controller.is_step_action else len(sites))
     return Bound(controller, planned.name, planned.source, sites, tuple(s.index for s in acting), expected)

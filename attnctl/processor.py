@@ -15,7 +15,13 @@ from attnctl.operation import Operation, Projections, RowAction, execute
 from attnctl.sites import Site
 
 # Processors that build the map with bmm or call a foreign kernel: their attention cannot be intercepted.
-UNHOOKABLE = ("AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnAddedKVProcessor", "IPAdapterAttnProcessor")
+UNHOOKABLE = (
+    "AttnProcessor",
+    "SlicedAttnProcessor",
+    "XFormersAttnProcessor",
+    "AttnAddedKVProcessor",
+    "IPAdapterAttnProcessor",
+)
 
 
 class ControlledProcessor:
@@ -53,7 +59,9 @@ class ControlledProcessor:
     ) -> Tensor:
         """Attend for one layer; hidden_states (B, N, C) or (B, C, h, w), text (B, M, C')."""
         if self.op is None:
-            out: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+            out: Tensor = self.original(
+                attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
+            )
             return out
         if self._native and not args and not kwargs:
             return _native(attn, self.op, hidden_states, encoder_hidden_states, attention_mask, temb)
@@ -81,7 +89,9 @@ class _FirstAttention(TorchFunctionMode):
         self.op = op
         self.seen = False
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention or self.seen:
             return func(*args, **kwargs)
@@ -98,9 +108,14 @@ def _per_row(mask: Tensor | None, rows: int) -> Tensor | None:
 
 
 def _native(
-    attn: Any, op: Operation, hidden_states: Tensor, text: Tensor | None, attention_mask: Tensor | None, temb: Tensor | None
+    attn: Any,
+    op: Operation,
+    hidden_states: Tensor,
+    text: Tensor | None,
+    attention_mask: Tensor | None,
+    temb: Tensor | None,
 ) -> Tensor:
-    """diffusers' AttnProcessor2_0 with its attention replaced by `op` and unread projections left out."""
+    """Diffusers' AttnProcessor2_0 with its attention replaced by `op` and unread projections left out."""
     residual = hidden_states
     if attn.spatial_norm is not None:
         hidden_states = attn.spatial_norm(hidden_states, temb)
@@ -151,7 +166,7 @@ def _rows(x: Tensor, rows: tuple[int, ...]) -> Tensor:
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, H*D) -> (B, H, N, D)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 class FeatureTap:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -110,7 +110,7 @@ class Registry:
         Raises:
             InputError: There is no such method.
         """
-        return self._get("method", name)
+        return cast(type[EditMethod], self._get("method", name))
 
     def inversion(self, name: str) -> type[Inversion]:
         """Return an inversion class.
@@ -118,7 +118,7 @@ class Registry:
         Raises:
             InputError: There is no such inversion.
         """
-        return self._get("inversion", name)
+        return cast(type[Inversion], self._get("inversion", name))
 
     def make_inversion(self, spec: InversionSpec) -> Inversion:
         """Build the inversion that a plan asks for, with validated settings."""
@@ -127,7 +127,9 @@ class Registry:
         kind = self.inversion(spec.name)
         return kind(build_config(kind.Config, dict(spec.options), owner=spec.name))
 
-    def register(self, plugin: object, name: str, owner: str = "program", version: str = "", target: str = "") -> Plugin:
+    def register(
+        self, plugin: object, name: str, owner: str = "program", version: str = "", target: str = ""
+    ) -> Plugin:
         """Register a loaded plugin object (a module or a namespace with hook implementations).
 
         Returns:
@@ -172,16 +174,17 @@ class Registry:
         return [f"{kind} {item.name}" for kind, item in found]  # type: ignore[attr-defined]
 
     def _check(self, kind: str, base: type, item: Any) -> None:
-        if not (inspect.isclass(item) and issubclass(item, base)):
+        if not inspect.isclass(item) or not issubclass(cast(type, item), base):
             raise PluginError(f"its {kind} {item!r} is not a subclass of {base.__name__}")
-        if not getattr(item, "name", ""):
+        name = getattr(item, "name", "")
+        if not name:
             raise PluginError(f"its {kind} {item.__name__} has no name")
-        if inspect.isabstract(item):
-            missing = ", ".join(sorted(item.__abstractmethods__))
-            raise PluginError(f"its {kind} {item.name!r} does not implement {missing}")
-        taken = self.owners.get((kind, item.name))
+        missing = ", ".join(sorted(getattr(item, "__abstractmethods__", ())))
+        if missing:
+            raise PluginError(f"its {kind} {name!r} does not implement {missing}")
+        taken = self.owners.get((kind, name))
         if taken is not None:
-            raise PluginError(f"its {kind} {item.name!r} has a name that plugin {taken!r} already uses")
+            raise PluginError(f"its {kind} {name!r} has a name that plugin {taken!r} already uses")
 
     def _forget(self, plugin: object, name: str) -> None:
         if self._manager.is_registered(plugin):
@@ -223,7 +226,9 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as fault:
         del sys.modules[name]
-        raise PluginError(f"the plugin file {path} cannot be loaded: {_first_line(fault)}", hint="mend the file") from fault
+        raise PluginError(
+            f"the plugin file {path} cannot be loaded: {_first_line(fault)}", hint="mend the file"
+        ) from fault
     return module
 
 
@@ -233,4 +238,8 @@ def _owner(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
 
 def _first_line(fault: BaseException) -> str:
     text = str(fault).strip().splitlines()
-    return f"{type(fault).__name__}: {text[0]}" if text and not isinstance(fault, PluginError) else (text or [repr(fault)])[0]
+    return (
+        f"{type(fault).__name__}: {text[0]}"
+        if text and not isinstance(fault, PluginError)
+        else (text or [repr(fault)])[0]
+    )

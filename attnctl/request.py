@@ -79,7 +79,10 @@ class EditRequest:
         if not self.edits:
             raise InputError("a run needs at least one edit", hint="give a target prompt")
         if not self.real and not (self.source_prompt or "").strip():
-            raise InputError("a generated source needs a source prompt", hint="give --source-prompt, or --image for a real one")
+            raise InputError(
+                "a generated source needs a source prompt",
+                hint="give --source-prompt, or --image for a real one",
+            )
         for edit in self.edits:
             if not edit.prompt.strip():
                 raise InputError("a target prompt is empty", hint="say what the edited picture shows")
@@ -113,7 +116,13 @@ class EditRequest:
         """Return what the method of an edit sees."""
         edit = self.edits[index]
         return PlanRequest(
-            edit.prompt, self.source_prompt, self.negative_prompt, self.real, self.steps, self.guidance, self.inversion
+            edit.prompt,
+            self.source_prompt,
+            self.negative_prompt,
+            self.real,
+            self.steps,
+            self.guidance,
+            self.inversion,
         )
 
 

@@ -67,7 +67,9 @@ class DDIMGrid:
         """
         total = abar.shape[0]
         if not 1 <= steps < total:
-            raise InputError(f"steps must lie between 1 and {total - 1}, found {steps}", hint="50 is the papers' number")
+            raise InputError(
+                f"steps must lie between 1 and {total - 1}, found {steps}", hint="50 is the papers' number"
+            )
         if prediction not in PREDICTIONS:
             raise unknown("prediction type", prediction, PREDICTIONS, cls=ModelError)
         self.abar = abar
@@ -93,20 +95,40 @@ class DDIMGrid:
         t = self.timesteps[i]
         return self._move(out, x, self.level(t - self.stride), self.level(t))
 
+    def denoise_with(self, i: int, out: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        """Move x from timesteps[i] to the next lower level with the posterior's noise (eta = 1).
+
+        x' = sqrt(abar_p) x0 + sqrt(1 - abar_p - sigma^2) eps + sigma z, sigma^2 = (1 - abar_p)/(1 - abar_t)
+        (1 - abar_t/abar_p); Song et al., arXiv 2010.02502, eq. 12 and 16.
+        """
+        mean, sigma = self.posterior(i, out, x)
+        return mean + sigma * noise
+
+    def posterior(self, i: int, out: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean (like x) and the standard deviation (0-dimensional) of the eta = 1 move at step i."""
+        t = self.timesteps[i]
+        a, b = self.level(t), self.level(t - self.stride)
+        variance = (1 - b) / (1 - a) * (1 - a / b)
+        x0, eps = self.split(out, x, a)
+        return b**0.5 * x0 + (1 - b - variance) ** 0.5 * eps, variance**0.5
+
     def noise(self, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """Return x at the level of timesteps[i] for clean latents and unit noise."""
         a = self.level(self.timesteps[i])
         return a**0.5 * x0 + (1 - a) ** 0.5 * noise
 
     def _move(self, out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Move from level a to level b; the order of operations is diffusers' own, so that bits agree."""
-        if self.prediction == "epsilon":
-            x0 = (x - (1 - a) ** 0.5 * out) / a**0.5
-            eps = out
-        else:
-            x0 = a**0.5 * x - (1 - a) ** 0.5 * out
-            eps = a**0.5 * out + (1 - a) ** 0.5 * x
+        x0, eps = self.split(out, x, a)
         return b**0.5 * x0 + (1 - b) ** 0.5 * eps
+
+    def split(self, out: Tensor, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (x0, eps) that a denoiser output stands for at level a: the one place that knows the prediction type.
+
+        The order of operations is diffusers' own, so that bits agree.
+        """
+        if self.prediction == "epsilon":
+            return (x - (1 - a) ** 0.5 * out) / a**0.5, out
+        return a**0.5 * x - (1 - a) ** 0.5 * out, a**0.5 * out + (1 - a) ** 0.5 * x
 
 
 class SchedulerAdapter:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnctl.attach import attached
+from attnctl.attach import Attachment, attached
 from attnctl.engine import Engine
 from attnctl.errors import InputError
+from attnctl.inversion import InversionCall, Trajectory
 from attnctl.memory import peak_bytes, reset_peak
 from attnctl.planning import Lane, RunPlan, plan_run
 from attnctl.registry import Registry
@@ -23,7 +24,6 @@ from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler
 from attnctl.steps import Step
 
 if TYPE_CHECKING:
-    from attnctl.inversion import Trajectory
     from attnctl.model import Model
     from attnctl.request import EditRequest
 
@@ -92,7 +92,11 @@ class EditSession:
 
     @torch.no_grad()
     def run(
-        self, request: EditRequest, on_event: Callable[[Event], None] = lambda event: None, *, record: bool = False
+        self,
+        request: EditRequest,
+        on_event: Callable[[Event], None] = lambda event: None,
+        *,
+        record: bool = False,
     ) -> EditResult:
         """Edit one source in all the ways that the request asks for.
 
@@ -161,7 +165,9 @@ class EditSession:
         for prompt in dict.fromkeys(lane.prompt for lane in plan.lanes.values()):
             cut = self.model.cut_text(prompt)
             if cut:
-                warnings.append(f"the prompt is longer than {self.model.text_length} tokens; this part is cut off: {cut!r}")
+                warnings.append(
+                    f"the prompt is longer than {self.model.text_length} tokens; this part is cut off: {cut!r}"
+                )
             words = self.model.unknown_words(prompt)
             if words:
                 warnings.append(f"{self.model.name} has never seen: {', '.join(words)}")
@@ -188,11 +194,9 @@ class EditSession:
         x0 = model.encode_picture(request.pixels) if request.x0 is None else request.x0  # type: ignore[arg-type]
         x0 = x0.to(model.device, model.dtype)
         for name in plan.inversions:
-            lane = plan.lanes[name]
-            lane.trajectory = self._invert(request, plan, name, sampler, x0, ledger, on_event)
-            lane.latents = lane.trajectory.latents[-1:].to(x0)
-        for edit in plan.edits:
-            plan.lanes[edit.name].latents = plan.lanes[edit.source].latents
+            trajectory = self._invert(request, plan, name, sampler, x0, ledger, on_event)
+            for lane in (plan.lanes[name], *(plan.lanes[e.name] for e in plan.edits if e.source == name)):
+                lane.follow(trajectory)
 
     def _invert(
         self,
@@ -206,25 +210,34 @@ class EditSession:
     ) -> Trajectory:
         spec = plan.inversions[source]
         inversion = self.registry.make_inversion(spec)
-        text = self.model.encode_text(spec.prompt)
+        lane = plan.lanes[source]
+        call = InversionCall(
+            self.model,
+            grid,
+            x0,
+            self.model.encode_text(spec.prompt),
+            lane.uncond,
+            lane.guidance,
+            request.seed,
+            lambda done, total: on_event(Progress("inversion", done, total)),
+        )
         with ledger.time("inversion"):
-            trajectory = inversion.invert(
-                self.model, grid, x0, text, lambda done, total: on_event(Progress("inversion", done, total))
-            )
+            trajectory = inversion.invert(call)
         ledger.rows["inversion"] = ledger.rows.get("inversion", 0) + trajectory.denoiser_rows
         psnr = vae_psnr = None
         if request.check_reconstruction:
             with ledger.time("reconstruction"):
-                picture = self._reconstruct(trajectory, grid, source, on_event)
-            ledger.rows["reconstruction"] = ledger.rows.get("reconstruction", 0) + len(grid.timesteps)
+                picture, rows = self._reconstruct(trajectory, grid, lane, on_event)
+            ledger.rows["reconstruction"] = ledger.rows.get("reconstruction", 0) + rows
             ledger.reconstructions[source] = picture
             ideal = self.model.decode_latents(x0)
             truth = ideal if request.pixels is None else request.pixels.float().cpu() / 2 + 0.5
-            psnr, vae_psnr = _psnr(picture, truth), None if request.pixels is None else _psnr(ideal, truth)
+            psnr = _psnr(picture, truth)
+            vae_psnr = None if request.pixels is None else _psnr(ideal, truth)
             if psnr < PSNR_WARNING:
                 ledger.warnings.append(
-                    f"the inversion reconstructs the picture at only {psnr:.1f} dB, so edits start from another picture; "
-                    "more --steps or a source prompt that describes it may help"
+                    f"the inversion reconstructs the picture at only {psnr:.1f} dB, so edits start from another "
+                    "picture; more --steps or a source prompt that describes it may help"
                 )
         report = InversionReport(source, spec.name, spec.prompt, psnr, vae_psnr)
         ledger.reports.append(report)
@@ -232,15 +245,20 @@ class EditSession:
         return trajectory
 
     def _reconstruct(
-        self, trajectory: Trajectory, grid: DDIMGrid, source: str, on_event: Callable[[Event], None]
-    ) -> Tensor:
-        """Sample back from the inverted noise, guidance 1, no edit: pixels (3, H, W) in [0, 1]."""
+        self, trajectory: Trajectory, grid: DDIMGrid, source: Lane, on_event: Callable[[Event], None]
+    ) -> tuple[Tensor, int]:
+        """Sample back freely from the inverted noise, without an edit: pixels (3, H, W) in [0, 1], rows spent.
+
+        An inversion that corrects guidance, or that kept noises, is sampled with guidance; a plain one without.
+        """
+        guidance = source.guidance if trajectory.uncond or trajectory.noises is not None else 1.0
         text = self.model.encode_text(trajectory.prompt)
-        x = trajectory.latents[-1:].to(self.model.device, self.model.dtype)
-        for i, t in enumerate(grid.timesteps):
-            x = grid.denoise(i, self.model.predict(x, t, [text]), x)
-            on_event(Progress("reconstruction", i + 1, len(grid.timesteps)))
-        return self.model.decode_latents(x)
+        lane = Lane("reconstruction", trajectory.prompt, text, source.uncond, guidance)
+        lane.follow(trajectory)
+        steps = _steps(grid)
+        engine = Engine(self.model, grid, steps, {lane.name: lane}, [], Attachment())
+        engine.run(lambda step: on_event(Progress("reconstruction", step.index + 1, len(steps))))
+        return self.model.decode_latents(_at(lane)), engine.rows
 
     def _finish(
         self,

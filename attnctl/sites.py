@@ -112,11 +112,12 @@ class Where:
         unknown_paths = sorted(set(self.paths or ()) - {s.path for s in of_kind})
         if unknown_paths:
             raise SelectionError(
-                f"no {self.kind} site has the path {unknown_paths[0]!r}", hint="`attnctl sites` lists all paths"
+                f"no {self.kind} site has the path {unknown_paths[0]!r}",
+                hint="`attnctl sites` lists all paths",
             )
 
     def __str__(self) -> str:
-        parts = [self.kind]
+        parts: list[str] = [self.kind]
         if self.block is not None:
             parts.append("in " + (self.block if isinstance(self.block, str) else "/".join(self.block)))
         if self.layers is not None:
@@ -197,7 +198,11 @@ def _block_sites(block: nn.Module, path: str, name: Block, downscale: int) -> It
         yield Site(f"{path}.resnets.{i}", "feature", name, 0, downscale, 0)
     for i in range(max(len(resnets) - lead, len(attentions))):
         resnet = Site(f"{path}.resnets.{i + lead}", "feature", name, 0, downscale, 0)
-        attention = list(_attention_sites(attentions[i], f"{path}.attentions.{i}", name, downscale)) if i < len(attentions) else []
+        attention = (
+            list(_attention_sites(attentions[i], f"{path}.attentions.{i}", name, downscale))
+            if i < len(attentions)
+            else []
+        )
         here = [resnet] if i + lead < len(resnets) else []
         yield from (*attention, *here) if name == "mid" else (*here, *attention)
 

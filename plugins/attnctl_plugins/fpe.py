@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from pydantic import Field, model_validator
 
 from attnctl.attend import Attend
@@ -22,9 +24,8 @@ class FPE(EditMethod):
 
         out = softmax(q_src k_src^T / sqrt(D)) v_edit
 
-    Cross-attention and the unconditional half stay as they are. A real picture needs no source prompt: it is inverted
-    with DDIM under the empty prompt, and the source lane is put back on the inverted path before every step
-   .
+    Cross-attention and the unconditional half stay as they are. A real picture needs no source prompt: it is
+    inverted with DDIM under the empty prompt, and the source lane is put back on the inverted path before every step.
     """
 
     name = "fpe"
@@ -36,7 +37,7 @@ class FPE(EditMethod):
   booktitle = {CVPR},
   year = {2024}
 }"""
-    presets = {
+    presets: ClassVar = {
         "paper": Preset(
             {"self_replace": 0.8, "min_downscale": None, "max_tokens": 1024},
             "The authors' code: every self-attention layer with at most 32x32 tokens, first 80 % of the steps.",
@@ -51,10 +52,15 @@ class FPE(EditMethod):
         """Settings of FPE."""
 
         self_replace: float = Field(
-            0.8, ge=0, le=1, description="Fraction of the schedule, from its start, with the source's self-attention maps."
+            0.8,
+            ge=0,
+            le=1,
+            description="Fraction of the schedule, from its start, with the source's self-attention maps.",
         )
         min_downscale: int | None = Field(
-            2, ge=1, description="Act where the token grid is at most 1/this of the latents' side; None: no such rule."
+            2,
+            ge=1,
+            description="Act where the token grid is at most 1/this of the latents' side; None: no such rule.",
         )
         max_tokens: int | None = Field(
             None, ge=1, description="Act where there are at most this many tokens (the authors' rule: 1024)."
@@ -75,7 +81,10 @@ class FPE(EditMethod):
         keep_maps = Controller(
             name="self-attention maps",
             where=Where(
-                kind="self", layers=config.layers, min_downscale=config.min_downscale, max_tokens=config.max_tokens
+                kind="self",
+                layers=config.layers,
+                min_downscale=config.min_downscale,
+                max_tokens=config.max_tokens,
             ),
             when=When(0, config.self_replace),
             passes=("cond",),
@@ -87,7 +96,8 @@ class FPE(EditMethod):
             return EditPlan(Source(request.source_prompt), (keep_maps,))
         prompt = request.source_prompt or ""
         inversion = InversionSpec(request.inversion or "ddim", prompt)
-        return EditPlan(Source(prompt, pin="start"), (keep_maps,), inversion)
+        pin: Literal["start"] | None = "start" if inversion.name == "ddim" else None
+        return EditPlan(Source(prompt, pin), (keep_maps,), inversion)
 
 
 @hookimpl

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attnctl.hookspecs import hookimpl
-from attnctl.inversion import Inversion, Trajectory
+from attnctl.inversion import Inversion, InversionCall, Trajectory
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from attnctl.model import Model, TextEncoding
-    from attnctl.sampling import DDIMGrid
 
 
 class DDIMInversion(Inversion):
@@ -26,19 +22,23 @@ class DDIMInversion(Inversion):
     summary = "Run DDIM backwards without guidance; one denoiser row per step."
     paper = "arXiv:2010.02502"
 
-    def invert(
-        self, model: Model, grid: DDIMGrid, x0: Tensor, text: TextEncoding, tick: Callable[[int, int], None]
-    ) -> Trajectory:
+    def invert(self, call: InversionCall) -> Trajectory:
         """Invert clean latents (1, C, h, w) to L of shape (T+1, C, h, w)."""
-        import torch
+        path = ddim_path(call)
+        return Trajectory(path, call.text.prompt, denoiser_rows=path.shape[0] - 1)
 
-        count = len(grid.timesteps)
-        path = [x0]
-        for done, i in enumerate(reversed(range(count)), start=1):
-            out = model.predict(path[-1], grid.timesteps[i], [text])
-            path.append(grid.invert(i, out, path[-1]))
-            tick(done, count)
-        return Trajectory(torch.cat(path), text.prompt, denoiser_rows=count)
+
+def ddim_path(call: InversionCall) -> Tensor:
+    """Run DDIM backwards: L of shape (T+1, C, h, w), clean first; other inversions start from it."""
+    import torch
+
+    count = len(call.grid.timesteps)
+    path = [call.x0]
+    for done, i in enumerate(reversed(range(count)), start=1):
+        out = call.model.predict(path[-1], call.grid.timesteps[i], [call.text])
+        path.append(call.grid.invert(i, out, path[-1]))
+        call.tick(done, count)
+    return torch.cat(path)
 
 
 @hookimpl
