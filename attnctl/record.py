@@ -1,0 +1,129 @@
+"""Turning a finished run into its record."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from attnctl.hubcache import hub_snapshot
+from attnctl.manifest import (
+    CoverageRecord,
+    DeviceRecord,
+    FileRecord,
+    InputPicture,
+    InversionRecord,
+    LaneRecord,
+    Manifest,
+    ModelRecord,
+    SettingsRecord,
+    Volatile,
+    environment,
+    model_files,
+    model_fingerprint,
+    processor_name,
+)
+from attnctl.model import Model
+from attnctl.request import EditRequest
+from attnctl.result import EditResult
+
+
+def describe_run(
+    request: EditRequest,
+    result: EditResult,
+    model: Model,
+    *,
+    pictures: Mapping[str, FileRecord],
+    files: Mapping[str, FileRecord] | None = None,
+    input_picture: InputPicture | None = None,
+    command: Sequence[str] = (),
+) -> Manifest:
+    """Return the record of a run: everything needed to make its pictures again, and to see that it is they.
+
+    Args:
+        request: What was asked for.
+        result: What came of it.
+        model: The model that ran; its files are hashed, once per process.
+        pictures: Per lane name, the picture file that was written.
+        files: Other files of the run by what they are, for example ``side_by_side``.
+        input_picture: The real picture that was edited, if any.
+        command: The command line, kept among the volatile fields.
+
+    Raises:
+        InputError: If the model's files cannot be read any more.
+    """
+    height, width = (int(side) for side in result.source.pixels.shape[-2:])
+    scheduler = {k: v for k, v in dict(model.pipe.scheduler.config).items() if not k.startswith("_")}
+    return Manifest(
+        environment=environment(),
+        device=describe_device(model.device, model.dtype),
+        model=describe_model(model),
+        settings=SettingsRecord(
+            seed=request.seed,
+            steps=request.steps,
+            guidance=request.guidance,
+            size=(height, width),
+            scheduler=request.scheduler,
+            scheduler_config=scheduler,
+            negative_prompt=request.negative_prompt,
+        ),
+        input_picture=input_picture,
+        lanes=tuple(
+            LaneRecord(
+                name=lane.name,
+                role=lane.role,
+                prompt=lane.prompt,
+                method=lane.method,
+                preset=lane.preset,
+                config=lane.settings,
+                picture=pictures.get(lane.name),
+            )
+            for lane in result.lanes
+        ),
+        files=dict(files or {}),
+        inversions=tuple(InversionRecord(**asdict(report)) for report in result.inversions),
+        coverage=tuple(CoverageRecord(**asdict(row)) for row in result.coverage),
+        rows=result.rows,
+        warnings=result.warnings,
+        volatile=Volatile(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            command=tuple(command),
+            seconds=result.seconds,
+            peak_memory_bytes=result.peak_memory or None,
+        ),
+    )
+
+
+def describe_device(device: torch.device, dtype: torch.dtype) -> DeviceRecord:
+    """Name the hardware behind a torch device; on the CPU the number of threads can change the last bits."""
+    kind, name = str(device), str(dtype).removeprefix("torch.")
+    if device.type == "cuda":
+        return DeviceRecord(kind=kind, name=torch.cuda.get_device_name(device), dtype=name)
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    return DeviceRecord(kind=kind, name=processor_name(), dtype=name, threads=threads)
+
+
+def describe_model(model: Model) -> ModelRecord:
+    """Name a model, the commit that it is where the hub told it, and the fingerprint of its files where known.
+
+    Raises:
+        InputError: If its files cannot be read.
+    """
+    commit = None
+    place: Path | None = model.folder
+    if place is None and Path(model.name).is_file():
+        place = Path(model.name)
+    elif place is None and (place := hub_snapshot(model.name, model.revision)) is not None:
+        commit = place.name
+    return ModelRecord(
+        id=model.name,
+        revision=model.revision,
+        commit=commit,
+        family=model.family,
+        prediction=model.prediction,
+        sha256=model_fingerprint(place) if place is not None else None,
+        files=model_files(place) if place is not None else {},
+    )
