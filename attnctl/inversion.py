@@ -106,6 +106,10 @@ class Inversion(ABC):
     def __init__(self, config: MethodConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()
 
+    def rows(self, steps: int) -> int | None:
+        """Return how many denoiser rows `invert` takes for a schedule of so many steps; None if it depends."""
+        return None
+
     @abstractmethod
     def invert(self, call: InversionCall) -> Trajectory:
         """Invert clean latents."""

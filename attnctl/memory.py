@@ -8,7 +8,6 @@ import torch
 
 from attnctl.errors import AttnctlError
 
-
 _SHORTAGE = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
 """How CUDA and MPS, and torch's CPU allocator on Windows, on Linux and in C++ say it, as plain `RuntimeError`."""
 

@@ -42,23 +42,43 @@ class Progress:
 
 @dataclass(frozen=True)
 class Inverted:
-    """An inversion is finished and measured, before anything is edited."""
+    """An inversion is finished and measured, before anything is edited.
+
+    Attributes:
+        report: Its quality.
+        reconstruction: Picture (3, H, W) in [0, 1] of sampling back without an edit; None if that was not done.
+    """
 
     report: InversionReport
+    reconstruction: Tensor | None = None
 
 
-Event = Progress | Inverted
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know, said as soon as it is known; also in `EditResult.warnings`."""
+
+    text: str
+
+
+Event = Progress | Inverted | Warned
 
 
 @dataclass
 class _Ledger:
     """What a run costs and what it has to say."""
 
+    on_event: Callable[[Event], None]
     rows: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     reports: list[InversionReport] = field(default_factory=list)
     reconstructions: dict[str, Tensor] = field(default_factory=dict)
+
+    def warn(self, text: str) -> None:
+        """Note a warning, and say it unless it was said before."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.on_event(Warned(text))
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
@@ -90,6 +110,24 @@ class EditSession:
         sampler = self._sampler(request)
         return plan_run(request, self.model, self.registry, self._latent_size(request), _steps(sampler))
 
+    def edit_rows(self, request: EditRequest, plan: RunPlan) -> int:
+        """Return how many rows (single pictures) the denoiser evaluates to denoise a plan's lanes.
+
+        Inversions come on top; so do rows that are computed twice because `max_rows` separates lanes that read each
+        other, and what step actions ask for.
+        """
+        sampler = self._sampler(request)
+        engine = Engine(
+            self.model,
+            sampler,
+            _steps(sampler),
+            plan.lanes,
+            plan.bounds,
+            Attachment(),
+            keep_source=request.keep_source,
+        )
+        return sum(len(engine.needed_rows(step)) for step in engine.steps)
+
     @torch.no_grad()
     def run(
         self,
@@ -113,13 +151,14 @@ class EditSession:
                 `result` holds what was computed.
             AttnctlError: Any other fault that the user can mend.
         """
-        model, ledger = self.model, _Ledger()
+        model, ledger = self.model, _Ledger(on_event)
         reset_peak(model.device)
         sampler = self._sampler(request)
         steps = _steps(sampler)
         size = self._latent_size(request)
         plan = plan_run(request, model, self.registry, size, steps)
-        ledger.warnings += self._text_warnings(plan) + [n for e in plan.edits for n in e.plan.notes]
+        for text in (*self._text_warnings(plan), *(n for e in plan.edits for n in e.plan.notes)):
+            ledger.warn(text)
         self._start(request, plan, sampler, size, ledger, on_event)
         histories = {name: [_at(lane)] for name, lane in plan.lanes.items()} if record else {}
 
@@ -235,13 +274,13 @@ class EditSession:
             psnr = _psnr(picture, truth)
             vae_psnr = None if request.pixels is None else _psnr(ideal, truth)
             if psnr < PSNR_WARNING:
-                ledger.warnings.append(
+                ledger.warn(
                     f"the inversion reconstructs the picture at only {psnr:.1f} dB, so edits start from another "
                     "picture; more --steps or a source prompt that describes it may help"
                 )
         report = InversionReport(source, spec.name, spec.prompt, psnr, vae_psnr)
         ledger.reports.append(report)
-        on_event(Inverted(report))
+        on_event(Inverted(report, ledger.reconstructions.get(source)))
         return trajectory
 
     def _reconstruct(
@@ -295,7 +334,7 @@ class EditSession:
             ledger.rows,
             ledger.seconds,
             peak_bytes(self.model.device),
-            tuple(dict.fromkeys(ledger.warnings)),
+            tuple(ledger.warnings),
             ledger.reconstructions,
         )
 

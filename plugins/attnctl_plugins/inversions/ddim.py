@@ -22,6 +22,10 @@ class DDIMInversion(Inversion):
     summary = "Run DDIM backwards without guidance; one denoiser row per step."
     paper = "arXiv:2010.02502"
 
+    def rows(self, steps: int) -> int:
+        """One row per step."""
+        return steps
+
     def invert(self, call: InversionCall) -> Trajectory:
         """Invert clean latents (1, C, h, w) to L of shape (T+1, C, h, w)."""
         path = ddim_path(call)
