@@ -1,4 +1,4 @@
-"""Tiny but real diffusers pipelines: random weights from a seed, the topology of the models that people use, CPU, no files.
+"""Tiny but real diffusers pipelines: random weights from a seed, the topology of the models that people use.
 
 They say nothing about picture quality. They do run the same code as the real models, layer for layer, so that what is
 exact here (which rows meet, what is restored, what is computed) is exact there.
@@ -15,9 +15,40 @@ import torch
 from attnctl.model import Model, check_supported
 
 WORDS = (
-    "a an the of on in with and photo painting red green blue yellow white black cat dog car house tree boat sitting "
-    "running sleeping grass beach snow road night small big striped"
-).split()
+    *(
+        "a",
+        "an",
+        "the",
+        "of",
+        "on",
+        "in",
+        "with",
+        "and",
+        "photo",
+        "painting",
+        "red",
+        "green",
+        "blue",
+        "yellow",
+        "white",
+    ),
+    *(
+        "black",
+        "cat",
+        "dog",
+        "car",
+        "house",
+        "tree",
+        "boat",
+        "sitting",
+        "running",
+        "sleeping",
+        "grass",
+        "beach",
+        "snow",
+    ),
+    *("road", "night", "small", "big", "striped"),
+)
 """Words that are one token each; any other word is spelled letter by letter."""
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -26,7 +57,9 @@ SHARPEN = 4.0
 """Factor on query and key weights: without it the attention of random weights is nearly uniform and edits are faint."""
 
 
-def tiny_sd(folder: Path | str | None = None, *, prediction_type: str = "epsilon", sample_size: int = 8, seed: int = 0) -> Any:
+def tiny_sd(
+    folder: Path | str | None = None, *, prediction_type: str = "epsilon", sample_size: int = 8, seed: int = 0
+) -> Any:
     """Build a pipeline with the topology of Stable Diffusion 1.x: 16 transformer blocks on four levels.
 
     Args:
@@ -62,7 +95,9 @@ def tiny_sd(folder: Path | str | None = None, *, prediction_type: str = "epsilon
     return _finish(pipe, folder)
 
 
-def tiny_sdxl(folder: Path | str | None = None, *, prediction_type: str = "epsilon", sample_size: int = 8, seed: int = 0) -> Any:
+def tiny_sdxl(
+    folder: Path | str | None = None, *, prediction_type: str = "epsilon", sample_size: int = 8, seed: int = 0
+) -> Any:
     """Build a pipeline with the topology of Stable Diffusion XL: three levels, two text encoders, size conditioning.
 
     The depth of its transformers is (1, 2, 3) in place of (1, 2, 10).
@@ -107,9 +142,13 @@ def tiny_sdxl(folder: Path | str | None = None, *, prediction_type: str = "epsil
     return _finish(pipe, folder)
 
 
-def tiny_model(*, prediction_type: str = "epsilon", sample_size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Model:
+def tiny_model(
+    *, prediction_type: str = "epsilon", sample_size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Model:
     """Wrap `tiny_sd` as a `Model`, ready for an `EditSession`; a fresh one at every call."""
-    pipe = tiny_sd(prediction_type=prediction_type, sample_size=sample_size, seed=seed).to(dtype)
+    pipe = tiny_sd(prediction_type=prediction_type, sample_size=sample_size, seed=seed)
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.to(dtype)
     return Model(pipe, "tiny-sd", family=check_supported(pipe, "tiny-sd"))
 
 
@@ -179,6 +218,7 @@ def _condition(unet: Any) -> Any:
         for name, weight in unet.named_parameters():
             if name.endswith(("to_q.weight", "to_k.weight")):
                 weight.mul_(SHARPEN)
+        unet.conv_out.weight.mul_(3.0)
     return unet
 
 
