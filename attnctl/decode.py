@@ -45,9 +45,7 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     except FileNotFoundError as error:
         raise InputError(f"there is no picture {shown(given)}", hint=_nearby(Path(given))) from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"cannot read the picture {shown(given)}: {reason(error)}", hint="check the path"
-        ) from error
+        raise InputError(f"cannot read the picture {shown(given)}: {reason(error)}", hint="check the path") from error
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{shown(given)} is a folder, not a picture", hint="name one picture file in it")
     if not stat.S_ISREG(status.st_mode):
@@ -95,9 +93,7 @@ def decode(
     except InputError:
         raise
     except MemoryError as error:
-        raise InputError(
-            f"not enough memory to read {shown(path)}", hint="make the picture smaller first"
-        ) from error
+        raise InputError(f"not enough memory to read {shown(path)}", hint="make the picture smaller first") from error
     except Exception as error:  # on damaged files decoders raise nearly anything, SyntaxError too
         raise _unreadable(path, error) from error
 
@@ -145,9 +141,7 @@ def _too_large(path: Path, size: tuple[int, int] | None, limit: int) -> InputErr
 def _unreadable(path: Path, error: Exception) -> InputError:
     """Build the error for a file that cannot be decoded."""
     if isinstance(error, PermissionError):
-        return InputError(
-            f"no permission to read the picture {shown(path)}", hint="check the file's permissions"
-        )
+        return InputError(f"no permission to read the picture {shown(path)}", hint="check the file's permissions")
     if isinstance(error, UnidentifiedImageError):
         return InputError(
             f"{shown(path)} is not a picture that can be read",
@@ -167,9 +161,7 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _reduce_while_decoding(
-    image: Image.Image, size: tuple[int, int] | None, path: Path, notes: list[str]
-) -> None:
+def _reduce_while_decoding(image: Image.Image, size: tuple[int, int] | None, path: Path, notes: list[str]) -> None:
     """Have a very large JPEG decoded at 1/2, 1/4 or 1/8 scale, which needs a fraction of the memory.
 
     Twice the target size is kept, so that the filter of the later resize still decides how the result looks.

@@ -216,9 +216,7 @@ class Manifest(_Record):
             text = Path(path).read_text(encoding="utf-8")
             plain = json.loads(text)
         except OSError as error:
-            raise InputError(
-                f"cannot read the run record {shown(path)}: {reason(error)}", hint=hint
-            ) from error
+            raise InputError(f"cannot read the run record {shown(path)}: {reason(error)}", hint=hint) from error
         except ValueError as error:
             raise InputError(f"{shown(path)} is not JSON: {reason(error)}", hint=hint) from error
         version = plain.get("schema_version") if isinstance(plain, dict) else None
@@ -235,9 +233,7 @@ class Manifest(_Record):
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-            raise InputError(
-                f"{shown(path)} is damaged at {where}: {first['msg']}{more}", hint=hint
-            ) from error
+            raise InputError(f"{shown(path)} is damaged at {where}: {first['msg']}{more}", hint=hint) from error
 
 
 def environment() -> EnvironmentRecord:
@@ -286,14 +282,10 @@ def model_files(place: str | os.PathLike[str]) -> dict[str, str]:
     try:
         if root.is_file():
             return {root.name: _digest(root)}
-        found = {
-            path.relative_to(root).as_posix(): path for path in root.rglob("*") if _takes_part(path, root)
-        }
+        found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if _takes_part(path, root)}
         digests = {name: _digest(found[name]) for name in sorted(found)}
     except OSError as error:
-        raise InputError(
-            f"cannot read the model {shown(place)}: {reason(error)}", hint="check the path"
-        ) from error
+        raise InputError(f"cannot read the model {shown(place)}: {reason(error)}", hint="check the path") from error
     if not digests:
         raise InputError(f"there is no model in {shown(place)}", hint="name a folder in diffusers' layout")
     return digests

@@ -94,9 +94,7 @@ def load_picture(
     try:
         digest = sha256_of_file(file)
     except OSError as error:
-        raise InputError(
-            f"cannot read the picture {shown(file)}: {reason(error)}", hint="check the path"
-        ) from error
+        raise InputError(f"cannot read the picture {shown(file)}: {reason(error)}", hint="check the path") from error
     return LoadedPicture(pixels, tuple(notes), digest, original)
 
 
@@ -198,13 +196,9 @@ def _fitted(
             # loaders.
             image = image.crop(box)
     elif image.width * height != image.height * width:
-        notes.append(
-            f"stretched from {image.width} x {image.height} to {width} x {height}, aspect ratio not kept"
-        )
+        notes.append(f"stretched from {image.width} x {image.height} to {width} x {height}, aspect ratio not kept")
     if width > image.width or height > image.height:
-        notes.append(
-            f"enlarged from {image.width} x {image.height} to {width} x {height}, so details are missing"
-        )
+        notes.append(f"enlarged from {image.width} x {image.height} to {width} x {height}, so details are missing")
     if fit == "nearest-stretch":
         pixels = np.asarray(image)
         return pixels[_nearest(image.height, height)][:, _nearest(image.width, width)]

@@ -117,11 +117,7 @@ def open_run_folder(
     Raises:
         InputError: If the folder holds files and `force` is false, is a file, or cannot be written to.
     """
-    path = (
-        _fresh(Path(root), f"{slug(method, fallback='run')}-{seed}")
-        if out is None
-        else _given(Path(out), force)
-    )
+    path = _fresh(Path(root), f"{slug(method, fallback='run')}-{seed}") if out is None else _given(Path(out), force)
     _probe(path)
     if force:
         _set_aside(path / MANIFEST_NAME)
@@ -150,9 +146,7 @@ def _given(path: Path, force: bool) -> Path:
     """Make `path` if need be, and check that it is an empty folder or that `force` allows otherwise."""
     try:
         if path.exists() and not path.is_dir():
-            raise InputError(
-                f"--out {shown(path)} is a file, not a folder", hint="name a folder that is new or empty"
-            )
+            raise InputError(f"--out {shown(path)} is a file, not a folder", hint="name a folder that is new or empty")
         path.mkdir(parents=True, exist_ok=True)
         held = sorted(entry.name for entry in path.iterdir())
     except (OSError, ValueError) as error:

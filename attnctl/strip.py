@@ -67,9 +67,7 @@ def side_by_side(
     line = round(size * 1.3)
     captions = [caption(label, width, size) for label in labels or [""] * len(images)]
     grid = [range(i, min(i + across, len(images))) for i in range(0, len(images), across)]
-    heights = [
-        height + (gap // 2 + line * n if (n := max(len(captions[i][0]) for i in row)) else 0) for row in grid
-    ]
+    heights = [height + (gap // 2 + line * n if (n := max(len(captions[i][0]) for i in row)) else 0) for row in grid]
     sheet = Image.new("RGB", (across * (width + gap) + gap, sum(heights) + gap * (len(grid) + 1)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     top = gap

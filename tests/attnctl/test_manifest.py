@@ -43,13 +43,9 @@ def record(**changes) -> Manifest:
     parts = {
         "environment": environment(),
         "device": DeviceRecord(kind="cpu", name="a processor", threads=2),
-        "model": ModelRecord(
-            id="micro", family="sd", prediction="v_prediction", sha256=digest, files={"a": digest}
-        ),
+        "model": ModelRecord(id="micro", family="sd", prediction="v_prediction", sha256=digest, files={"a": digest}),
         "settings": SettingsRecord(seed=2**62, steps=30, guidance=7.5, size=(128, 96), scheduler="ddim"),
-        "input_picture": InputPicture(
-            path="büro/写真.png", sha256=digest, original_size=(3, 4), notes=("rotated",)
-        ),
+        "input_picture": InputPicture(path="büro/写真.png", sha256=digest, original_size=(3, 4), notes=("rotated",)),
         "lanes": (
             LaneRecord(
                 name="source",
@@ -67,14 +63,10 @@ def record(**changes) -> Manifest:
             ),
         ),
         "inversions": (InversionRecord(lane="source", name="ddim", psnr=31.25, vae_psnr=math.inf),),
-        "coverage": (
-            CoverageRecord(lane="edit[0]", controller="c", sites=9, steps=24, expected=216, acted=216),
-        ),
+        "coverage": (CoverageRecord(lane="edit[0]", controller="c", sites=9, steps=24, expected=216, acted=216),),
         "rows": {"edit": 90},
         "warnings": ("a warning",),
-        "volatile": Volatile(
-            created="2026-01-01T00:00:00Z", command=("attnctl", "run"), seconds={"edit": 1.5}
-        ),
+        "volatile": Volatile(created="2026-01-01T00:00:00Z", command=("attnctl", "run"), seconds={"edit": 1.5}),
     }
     return Manifest(**{**parts, **changes})
 
@@ -116,9 +108,7 @@ def test_any_prompt_number_and_setting_survives(prompt, psnr, seed, value):
 
 def test_equal_runs_differ_in_volatile_alone():
     one = record()
-    two = record(
-        volatile=Volatile(created="2027-07-07T07:07:07Z", seconds={"edit": 9.0}, peak_memory_bytes=5)
-    )
+    two = record(volatile=Volatile(created="2027-07-07T07:07:07Z", seconds={"edit": 9.0}, peak_memory_bytes=5))
     assert one.to_json() != two.to_json()
     assert one.comparable() == two.comparable()
     assert record().to_json() == one.to_json()

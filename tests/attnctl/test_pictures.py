@@ -161,12 +161,8 @@ class TestFit:
         assert picture.size == (16, 16)
         assert any("2 x 2" in note for note in picture.notes)
 
-    @given(
-        st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 64), st.integers(1, 64)
-    )  # heights and widths
-    def test_the_crop_box_keeps_the_ratio_is_inside_centred_and_largest(
-        self, height, width, t_height, t_width
-    ):
+    @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 64), st.integers(1, 64))  # heights and widths
+    def test_the_crop_box_keeps_the_ratio_is_inside_centred_and_largest(self, height, width, t_height, t_width):
         left, top, right, bottom = crop_box(height, width, t_height, t_width)
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
@@ -298,9 +294,7 @@ class TestOddKinds:
         wide = np.array([[[0, 32768, 65535], [256, 512, 40000]]], dtype=">u2")
         rows = b"".join(b"\0" + row.tobytes() for row in wide)
         header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-        chunks = (
-            png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
-        )
+        chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
         (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
         got = levels(load_picture(tmp_path / "a.png")).astype(int)
         assert np.abs(got - np.rint(wide.astype(float) / 257)).max() <= 1
@@ -379,9 +373,7 @@ class TestHuge:
         refused(tmp_path / "a.jpg", "too large", "192 x 128")  # without a target, all of it would be needed
         refused(tmp_path / "a.jpg", "too large", size=(16, 24), fit="nearest-stretch")
         quadrants().resize((192, 128)).save(tmp_path / "b.jpg", progressive=True)
-        refused(
-            tmp_path / "b.jpg", "too large", size=(16, 24)
-        )  # a progressive one is held whole by its decoder
+        refused(tmp_path / "b.jpg", "too large", size=(16, 24))  # a progressive one is held whole by its decoder
 
     def test_a_jpeg_beyond_pillows_own_limit_is_read_at_reduced_scale(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50 * 50)  # errors above twice that
@@ -420,9 +412,7 @@ class TestBad:
         (tmp_path / "a.png").write_bytes(b"")
         refused(tmp_path / "a.png", "empty (0 bytes)")
 
-    @pytest.mark.parametrize(
-        "content", [b"hello\n", b"\0" * 64, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
-    )
+    @pytest.mark.parametrize("content", [b"hello\n", b"\0" * 64, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
     def test_no_picture_at_all(self, tmp_path, content):
         (tmp_path / "a.png").write_bytes(content)
         error = refused(tmp_path / "a.png", "not a picture that can be read")

@@ -25,9 +25,7 @@ def ink_below(sheet: Image.Image, box: tuple[int, int, int, int]) -> int:
 
 
 def test_small_pictures_are_enlarged_and_stand_side_by_side_in_order():
-    sheet = side_by_side(
-        [Image.new("RGB", (128, 128), RED), Image.new("RGB", (128, 128), BLUE)], ["one", "two"]
-    )
+    sheet = side_by_side([Image.new("RGB", (128, 128), RED), Image.new("RGB", (128, 128), BLUE)], ["one", "two"])
     red, blue = area(sheet, RED), area(sheet, BLUE)
     assert (red[2] - red[0], red[3] - red[1]) == (256, 256)
     assert (blue[2] - blue[0], blue[3] - blue[1]) == (256, 256)
