@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from attnctl.branches import Half
-from attnctl.errors import PluginError, SelectionError, unknown
+from attnctl.errors import PluginError, SelectionError
 from attnctl.method import EditMethod, EditPlan, ModelView
 from attnctl.operation import Bound
 from attnctl.steps import Step
@@ -113,23 +113,6 @@ class RunPlan:
         return [b for e in self.edits for b in e.bounds]
 
 
-def make_method(registry: Registry, name: str, settings: Any, preset: str | None) -> EditMethod:
-    """Build a method with validated settings.
-
-    Raises:
-        AttnctlError: Unknown method, preset or setting, or a value out of range.
-    """
-    from attnctl.config import build_config
-
-    kind = registry.method(name)
-    base: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in kind.presets:
-            raise unknown(f"preset of {name}", preset, kind.presets)
-        base = dict(kind.presets[preset].settings)
-    return kind(build_config(kind.Config, {**base, **dict(settings)}, owner=name))
-
-
 def plan_run(
     request: EditRequest,
     model: Model,
@@ -146,7 +129,7 @@ def plan_run(
     run = RunPlan({}, [], {})
     sources: dict[Any, str] = {}
     for i, edit in enumerate(request.edits):
-        method = make_method(registry, edit.method, edit.settings, edit.preset)
+        method = registry.make_method(edit.method, edit.settings, edit.preset)
         plan = method.plan(request.plan_request(i), view)
         key = (plan.source, plan.inversion)
         if key not in sources:

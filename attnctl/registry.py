@@ -62,7 +62,7 @@ class Registry:
     plugins: list[Plugin] = field(default_factory=list)
     classes: dict[str, dict[str, type[Any]]] = field(default_factory=lambda: {k: {} for k in KINDS})
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
-    _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager(), repr=False)
+    _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager(), repr=False)  # noqa: PLW0108
 
     @classmethod
     def load(cls, files: Iterable[str | os.PathLike[str]] = ()) -> Registry:
@@ -119,6 +119,22 @@ class Registry:
             InputError: There is no such inversion.
         """
         return cast(type[Inversion], self._get("inversion", name))
+
+    def make_method(self, name: str, settings: Mapping[str, Any], preset: str | None = None) -> EditMethod:
+        """Build a method with validated settings; those of the preset come first.
+
+        Raises:
+            InputError: Unknown method, preset or setting, or a value out of range.
+        """
+        from attnctl.config import build_config
+
+        kind = self.method(name)
+        base: Mapping[str, Any] = {}
+        if preset is not None:
+            if preset not in kind.presets:
+                raise unknown(f"preset of {name}", preset, kind.presets)
+            base = kind.presets[preset].settings
+        return kind(build_config(kind.Config, {**base, **settings}, owner=name))
 
     def make_inversion(self, spec: InversionSpec) -> Inversion:
         """Build the inversion that a plan asks for, with validated settings."""
