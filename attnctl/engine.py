@@ -11,7 +11,7 @@ from torch import Tensor
 from attnctl.attach import Attachment
 from attnctl.branches import Branches, Half, LaneTensors, Row
 from attnctl.controller import StepCall
-from attnctl.errors import InputError, NumericsError, PluginError
+from attnctl.errors import InputError, NumericsError, PluginError, SelectionError, unknown
 from attnctl.memory import MemoryShortageError, is_shortage
 from attnctl.operation import Bound
 from attnctl.sampling import DDIMGrid
@@ -230,8 +230,7 @@ class Engine:
         for bound in self.bounds:
             if bound.controller.action != action or not bound.active(step) or step.index < self.lanes[bound.lane].start:
                 continue
-            views = LaneTensors(bound.lane, bound.source, lambda name: _latents(self.lanes[name])[0])
-            call = StepCall(step, bound.lane, views, lambda x, lane, half: self._free_predict(step, x, lane, half))
+            call = self._step_call(bound, step)
             with torch.enable_grad():
                 made: Tensor | None = getattr(bound.controller, action)(call)
             bound.acted.add((action, step.index, None))
@@ -248,12 +247,22 @@ class Engine:
             bound.differs = bound.differs or not torch.equal(new, old)
             self.lanes[bound.lane].latents = new
 
-    def _free_predict(self, step: Step, x: Tensor, lane: str, half: Half) -> Tensor:
-        """Run the denoiser uncontrolled on one row; keeps gradients."""
-        self.rows += 1
-        text = self._text(Row(lane, half), step)
-        scaled = self.sampler.scale(step.index, x[None])
-        return self.model.predict(scaled, self.sampler.timesteps[step.index], [text])[0]
+    def _step_call(self, bound: Bound, step: Step) -> StepCall:
+        """Make the context of a step action: copies of latents, so that changing them in place changes no lane."""
+
+        def lane(name: str) -> Lane:
+            real = bound.lane_of(name)
+            if real not in self.lanes:
+                raise unknown("lane", name, self.lanes, cls=SelectionError)
+            return self.lanes[real]
+
+        def predict(x: Tensor, name: str, half: Half) -> Tensor:
+            self.rows += 1
+            scaled = self.sampler.scale(step.index, x[None])
+            return self.model.predict(scaled, self.sampler.timesteps[step.index], [lane(name).text(half, step)])[0]
+
+        views = LaneTensors(bound.lane, bound.source, lambda name: _latents(lane(name))[0].clone())
+        return StepCall(step, bound.lane, views, predict)
 
     def _check_finite(self, step: Step) -> None:
         for lane in self.lanes.values():

@@ -143,7 +143,7 @@ def resolve(
         device: Where masks and maps are moved to.
 
     Raises:
-        PluginError: Two controllers write the same row by an expression at the same site and step.
+        PluginError: Two controllers set the same row's map, by an expression or ``on_probs``, at one site and step.
     """
     op = Operation([(RowTerm(r, (r,), (r,)),) for r in range(len(branches))], branches)
     written: dict[int, Bound] = {}
@@ -160,23 +160,30 @@ def resolve(
                 expression = bound.controller.expression(step)
                 if expression is None:
                     continue
-                if row in written:
-                    raise PluginError(
-                        f"controllers {written[row].label!r} and {bound.label!r} both set the attention of "
-                        f"{bound.lane}/{half} at {site.path} in step {step.index}",
-                        hint="give them disjoint sites or steps, or add their expressions in one controller",
-                    )
-                written[row] = bound
+                _claim(written, row, bound, call)
                 op.terms[row] = tuple(_row_term(t, bound, call, device) for t in expression.terms)
             else:
                 if bound.controller.observe is not None:
                     row = branches.index(bound.lane_of(bound.controller.observe.lane), half)
+                if bound.controller.on_probs is not None:
+                    _claim(written, row, bound, call)
                 target = {"on_qkv": op.edits, "on_probs": op.probs, "observe": op.observers}[bound.controller.action]
                 target.append(RowAction(bound, call, row))
             calls.append(call)
         if calls:
             op.acting.append((bound, calls))
     return op if op.acting else None
+
+
+def _claim(written: dict[int, Bound], row: int, bound: Bound, call: AttentionCall) -> None:
+    """Note who sets a row's map; one only, because the second would silently undo the first."""
+    if row in written:
+        raise PluginError(
+            f"controllers {written[row].label!r} and {bound.label!r} both set the attention of "
+            f"{call.lane}/{call.half} at {call.site.path} in step {call.step.index}",
+            hint="give them disjoint sites or steps, or add their expressions in one controller",
+        )
+    written[row] = bound
 
 
 def _row_term(term: Attend, bound: Bound, call: AttentionCall, device: torch.device) -> RowTerm:
@@ -251,10 +258,11 @@ def execute(op: Operation, p: Projections) -> Tensor:
     if op.edits:
         p = _apply_qkv(op, p)
     out = _run_terms(op, p)
+    maps: dict[int, Tensor] = {}
     if op.probs:
-        out = _apply_probs(op, p, out)
+        out, maps = _apply_probs(op, p, out)
     for action in op.observers:
-        _observe(action, op, p)
+        _observe(action, op, p, maps.get(action.row))
     for bound, calls in op.acting:
         bound.acted.update((c.site.path, c.step.index, c.half) for c in calls)
     if plain_out is not None:
@@ -305,18 +313,20 @@ def _sum_terms(terms: Sequence[RowTerm], p: Projections, columns: Tensor | None 
         k = torch.cat([p.pick("k", [r]) for r in term.k], dim=2)
         if columns is None:
             v = torch.cat([p.pick("v", [r]) for r in term.v], dim=2)
-        else:
-            v = columns.repeat(len(term.k), 1).expand(1, q.shape[1], -1, -1)
+        else:  # padded to D: with values of another width torch falls back to a kernel that stores the whole map
+            wide = F.pad(columns, (0, max(0, q.shape[-1] - columns.shape[-1])))
+            v = wide.repeat(len(term.k), 1).expand(1, q.shape[1], -1, -1)
         if term.value_map is not None:
             t = term.value_map.to(v.dtype)
             v = t[:, None] * v if t.ndim == 1 else t @ v
-        mask = p.mask_of(term.k[:1]) if term.mask is None else term.mask()
+        joined = None if p.mask is None else torch.cat([p.mask[r : r + 1] for r in term.k], dim=-1)
+        mask = joined if term.mask is None else term.mask()
         out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
         out = out if term.weight == 1.0 else out * term.weight
         total = out if total is None else total + out
     if total is None:
         raise PluginError("an attention expression has no terms", hint="add at least one Attend term")
-    return total
+    return total if columns is None else total[..., : columns.shape[-1]]
 
 
 def _views(bound: Bound, call: AttentionCall, part: str, p: Projections) -> LaneTensors:
@@ -350,8 +360,9 @@ def explicit_map(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     return torch.softmax(logits, -1)
 
 
-def _apply_probs(op: Operation, p: Projections, out: Tensor) -> Tensor:
-    rows = list(out.unbind())
+def _apply_probs(op: Operation, p: Projections, out: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """Let every ``on_probs`` replace its own row's map; returns all outputs, and the maps that were set by row."""
+    rows, maps = list(out.unbind()), {}
     for action in op.probs:
         call = action.call
 
@@ -366,14 +377,18 @@ def _apply_probs(op: Operation, p: Projections, out: Tensor) -> Tensor:
         if tuple(probs.shape) != expected:
             raise _shape_error(action.bound, call, "map", tuple(probs.shape), str(expected))
         rows[action.row] = (probs @ v.to(probs.dtype)).to(out.dtype)
-    return torch.stack(rows)
+        maps[action.row] = probs
+    return torch.stack(rows), maps
 
 
-def _observe(action: RowAction, op: Operation, p: Projections) -> None:
+def _observe(action: RowAction, op: Operation, p: Projections, edited: Tensor | None) -> None:
     """Give a reader A U of the row's own, edited map, in float32 because thresholds follow."""
     observation = action.bound.controller.observe
     assert observation is not None  # resolve() put only observers here
     columns = observation.columns(action.call) if callable(observation.columns) else observation.columns
     wide = torch.float64 if p.q.dtype == torch.float64 else torch.float32
-    maps = _sum_terms(op.terms[action.row], p, columns.to(p.q.device, wide))
-    observation.sink(action.call, maps[0])
+    columns = columns.to(p.q.device, wide)
+    if edited is not None:
+        observation.sink(action.call, edited.to(wide) @ columns)
+    else:
+        observation.sink(action.call, _sum_terms(op.terms[action.row], p, columns)[0])

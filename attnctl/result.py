@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from attnctl.errors import CoverageError
+from attnctl.errors import CoverageError, SelectionError, unknown
 from attnctl.operation import Bound
 
 if TYPE_CHECKING:
@@ -131,8 +131,15 @@ class EditResult:
         return tuple(lane for lane in self.lanes if lane.role == "edit")
 
     def __getitem__(self, name: str) -> LaneResult:
-        """Return a lane by name."""
-        return next(lane for lane in self.lanes if lane.name == name)
+        """Return a lane by name.
+
+        Raises:
+            SelectionError: There is no such lane; the message lists those there are.
+        """
+        for lane in self.lanes:
+            if lane.name == name:
+                return lane
+        raise unknown("lane", name, [lane.name for lane in self.lanes], cls=SelectionError)
 
 
 class NoOpError(CoverageError):
