@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"""^(?P<indent> *)```(?P<kind>[\w-]*)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^(?P=indent)```$""",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Block:
     line: int
     kind: str
     body: str
+    title: str = ""
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -38,7 +42,7 @@ def blocks(page: Path, kind: str) -> list[Block]:
     for match in FENCE.finditer(text):
         if match["kind"] == kind:
             body = "".join(line[len(match["indent"]) :] for line in match["body"].splitlines(keepends=True))
-            found.append(Block(page, text.count("\n", 0, match.start()) + 1, kind, body))
+            found.append(Block(page, text.count("\n", 0, match.start()) + 1, kind, body, match["title"] or ""))
     return found
 
 
@@ -76,10 +80,12 @@ def parser() -> argparse.ArgumentParser:
 
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, in one namespace for each page, in an empty folder."""
+    """In order, in one namespace for each page, in an empty folder; one with a title is a file there, too."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "example"}
     for block in blocks(page, "python"):
+        if block.title:
+            Path(block.title).write_text(block.body, encoding="utf-8")
         source = "\n" * block.line + block.body  # a traceback then names the line of the page
         exec(compile(source, str(page), "exec"), namespace)
 
