@@ -109,6 +109,7 @@ class EditMethod(ABC):
         needs_source_prompt: Whether a real picture needs a source prompt.
         presets: Named settings.
         no_op: Whether doing nothing is what it is for, so that coverage is not asked of it.
+        uses_mask: Whether it heeds `PlanRequest.mask`.
     """
 
     name: ClassVar[str]
@@ -118,6 +119,7 @@ class EditMethod(ABC):
     needs_source_prompt: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Preset]] = {}
     no_op: ClassVar[bool] = False
+    uses_mask: ClassVar[bool] = False
 
     class Config(MethodConfig):
         """Settings; empty unless the method has some."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from attnctl.branches import Half
-from attnctl.errors import PluginError, SelectionError
+from attnctl.errors import InputError, PluginError, SelectionError, unknown
+from attnctl.masks import fit_mask
 from attnctl.method import EditMethod, EditPlan, ModelView
 from attnctl.operation import Bound
 from attnctl.steps import Step
@@ -128,9 +129,13 @@ def plan_run(
     view = ModelView(model.sites, latent_size, model.text_length, model.pipe.tokenizer, str(model.device))
     run = RunPlan({}, [], {})
     sources: dict[Any, str] = {}
+    mask = None if request.mask is None else fit_mask(request.mask, latent_size, model.vae_scale)
     for i, edit in enumerate(request.edits):
         method = registry.make_method(edit.method, edit.settings, edit.preset)
-        plan = method.plan(request.plan_request(i), view)
+        plan = method.plan(request.plan_request(i, mask), view)
+        if mask is not None and not method.uses_mask:
+            plan = replace(plan, notes=(*plan.notes, f"{method.name} makes no use of the mask"))
+        _check_needs(method, plan, request, registry)
         key = (plan.source, plan.inversion)
         if key not in sources:
             name = "source" if not sources else f"source[{len(sources)}]"
@@ -138,13 +143,9 @@ def plan_run(
             run.lanes[name] = _source_lane(name, plan, request, model, registry)
             if plan.inversion is not None:
                 run.inversions[name] = plan.inversion
-            elif request.real:
-                raise PluginError(
-                    f"{edit.method} plans no inversion, so it cannot edit a real picture",
-                    hint="use another method",
-                )
         planned = PlannedEdit(i, request.lane_name(i), method, plan, sources[key])
         planned.bounds = [_bind(c, planned, view, steps, request) for c in plan.controllers]
+        planned.plan = replace(plan, notes=(*plan.notes, *_notes(planned, len(steps))))
         run.edits.append(planned)
     for planned in run.edits:
         if planned.name in run.lanes:
@@ -159,7 +160,54 @@ def plan_run(
             request.guidance if planned.plan.guidance is None else planned.plan.guidance,
             edit=planned.index,
         )
+    _check_lanes(run, steps)
     return run
+
+
+def _check_needs(method: EditMethod, plan: EditPlan, request: EditRequest, registry: Registry) -> None:
+    """Refuse pairs of picture, method and inversion that cannot work."""
+    if request.real and plan.inversion is None:
+        raise PluginError(
+            f"{method.name} plans no inversion, so it cannot edit a real picture", hint="use another method"
+        )
+    if not request.real and plan.inversion is not None:
+        raise PluginError(f"{method.name} plans an inversion, but there is no picture to invert", hint="give --image")
+    inversion = None if plan.inversion is None else registry.inversion(plan.inversion.name)
+    for part in (method, inversion):
+        needs = part is not None and (part.needs_source_prompt if part is method else part.needs_prompt)  # type: ignore[union-attr]
+        if needs and request.real and not (request.source_prompt or "").strip():
+            raise InputError(
+                f"{part.name} needs a prompt that describes the picture",  # type: ignore[union-attr]
+                hint="give --source-prompt",
+            )
+
+
+def _check_lanes(run: RunPlan, steps: Sequence[Step]) -> None:
+    """Refuse controllers that read lanes which do not exist, before a denoiser call runs into it."""
+    for bound in run.bounds:
+        read = (
+            set()
+            if bound.controller.is_step_action
+            else {n for s in steps if bound.active(s) for n in bound.controller.reads(s)}
+        )
+        for name in sorted(read):
+            if bound.lane_of(name) not in run.lanes:
+                raise unknown(f"lane in controller {bound.label!r}:", name, ["self", *run.lanes], cls=SelectionError)
+
+
+def _notes(planned: PlannedEdit, count: int) -> list[str]:
+    """Say what a plan leaves undone although nobody asked for that."""
+    notes = []
+    plan = planned.plan
+    if not (plan.controllers or planned.method.no_op or plan.negative_prompt is not None or plan.guidance is not None):
+        notes.append(f"{planned.name} ({planned.method.name}) has nothing to control with these settings")
+    for bound in planned.bounds:
+        when = bound.controller.when
+        if when.steps is None and when.stop > when.start and not when.indices(count):
+            notes.append(f"{bound.label} does not act: its window {when} of {count} steps holds no whole step")
+        elif bound.steps and not bound.expected:
+            notes.append(f"{bound.label} does not act: it edits the unconditional half, which guidance 1 leaves out")
+    return notes
 
 
 def _source_lane(name: str, plan: EditPlan, request: EditRequest, model: Model, registry: Registry) -> Lane:
@@ -177,6 +225,12 @@ def _source_lane(name: str, plan: EditPlan, request: EditRequest, model: Model, 
 def _bind(controller: Any, planned: PlannedEdit, view: ModelView, steps: Sequence[Step], request: EditRequest) -> Bound:
     sites = () if controller.where is None else controller.where.select(view.sites, view.latent_size)
     window = [s for s in steps if s in controller.when]
+    if controller.when.steps and not window:
+        raise SelectionError(
+            f"controller {controller.name!r} of {planned.name} acts in {controller.when}, but the schedule has steps "
+            f"0-{len(steps) - 1}",
+            hint="count steps from 0, or give fractions of the schedule",
+        )
     acting = [s for s in window if controller.attend is None or controller.expression(s) is not None]
     guidance = request.guidance if planned.plan.guidance is None else planned.plan.guidance
     halves = 1 if controller.is_step_action else sum(h == "cond" or guidance != 1 for h in controller.passes)

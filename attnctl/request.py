@@ -42,6 +42,8 @@ class EditRequest:
         pixels: A real source picture (3, H, W) in [-1, 1], float32; None generates the source.
         x0: Clean latents (1, C, h, w) instead of pixels.
         x_T: Start noise (1, C, h, w) instead of noise drawn from `seed`.
+        mask: Where methods that use masks may change the source: (H, W) of the picture's or the latents' size, true
+            or above 0.5 = may change.
         negative_prompt: Text of the unconditional half.
         steps: Number of denoising steps T.
         guidance: Classifier-free guidance scale g >= 1; 1 means the conditional prediction alone.
@@ -63,6 +65,7 @@ class EditRequest:
     pixels: Tensor | None = None
     x0: Tensor | None = None
     x_T: Tensor | None = None  # noqa: N815  (the papers' symbol)
+    mask: Tensor | None = None
     negative_prompt: str = ""
     steps: int = 50
     guidance: float = 7.5
@@ -112,8 +115,8 @@ class EditRequest:
         """Return the name of an edit's lane."""
         return self.edits[index].name or f"edit[{index}]"
 
-    def plan_request(self, index: int) -> PlanRequest:
-        """Return what the method of an edit sees."""
+    def plan_request(self, index: int, mask: Tensor | None = None) -> PlanRequest:
+        """Return what the method of an edit sees; `mask` is the request's at the latents' size."""
         edit = self.edits[index]
         return PlanRequest(
             edit.prompt,
@@ -123,10 +126,11 @@ class EditRequest:
             self.steps,
             self.guidance,
             self.inversion,
+            mask,
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlanRequest:
     """What one method sees of a run.
 
@@ -138,6 +142,7 @@ class PlanRequest:
         steps: Number of steps T.
         guidance: Guidance scale g.
         inversion: Inversion that the user asked for; None leaves the choice to the method.
+        mask: Where the source may be changed, bool (h, w) at the latents' size; None: the user gave none.
     """
 
     prompt: str
@@ -147,3 +152,4 @@ class PlanRequest:
     steps: int
     guidance: float
     inversion: str | None = None
+    mask: Tensor | None = None
