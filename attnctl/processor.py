@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from attnctl.errors import ModelError
 from attnctl.features import apply_features
-from attnctl.operation import Operation, Projections, RowAction, execute
+from attnctl.fused import Projections, execute
+from attnctl.operation import Operation, RowAction
 from attnctl.sites import Site
 
 # Processors that build the map with bmm or call a foreign kernel: their attention cannot be intercepted.
