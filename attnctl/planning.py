@@ -172,24 +172,20 @@ def _check_needs(method: EditMethod, plan: EditPlan, request: EditRequest, regis
         )
     if not request.real and plan.inversion is not None:
         raise PluginError(f"{method.name} plans an inversion, but there is no picture to invert", hint="give --image")
-    inversion = None if plan.inversion is None else registry.inversion(plan.inversion.name)
-    for part in (method, inversion):
-        needs = part is not None and (part.needs_source_prompt if part is method else part.needs_prompt)  # type: ignore[union-attr]
-        if needs and request.real and not (request.source_prompt or "").strip():
-            raise InputError(
-                f"{part.name} needs a prompt that describes the picture",  # type: ignore[union-attr]
-                hint="give --source-prompt",
-            )
+    needs = {method.name: method.needs_source_prompt}
+    if plan.inversion is not None:
+        needs[plan.inversion.name] = registry.inversion(plan.inversion.name).needs_prompt
+    for name, prompt_needed in needs.items():
+        if prompt_needed and request.real and not (request.source_prompt or "").strip():
+            raise InputError(f"{name} needs a prompt that describes the picture", hint="give --source-prompt")
 
 
 def _check_lanes(run: RunPlan, steps: Sequence[Step]) -> None:
     """Refuse controllers that read lanes which do not exist, before a denoiser call runs into it."""
     for bound in run.bounds:
-        read = (
-            set()
-            if bound.controller.is_step_action
-            else {n for s in steps if bound.active(s) for n in bound.controller.reads(s)}
-        )
+        if bound.controller.is_step_action:
+            continue  # what they read, they ask for by name when they run
+        read = {name for s in steps if bound.active(s) for name in bound.controller.reads(s)}
         for name in sorted(read):
             if bound.lane_of(name) not in run.lanes:
                 raise unknown(f"lane in controller {bound.label!r}:", name, ["self", *run.lanes], cls=SelectionError)

@@ -164,6 +164,9 @@ def check_coverage(result: EditResult, same_prompt: dict[str, bool]) -> str | No
             places = f"{row.expected} places ({row.sites} sites, {row.steps} steps)"
             return f"controller {row.controller!r} of {row.lane} acted at {row.acted} of {places}"
     for lane in result.edits:
+        mine = [r for r in result.coverage if r.lane == lane.name]
+        if any(r.steps for r in mine) and not any(r.expected for r in mine):
+            return f"{lane.name} ({lane.method}) edits the unconditional half only, which guidance 1 leaves out"
         rows = [r for r in result.coverage if r.lane == lane.name and r.expected and r.changed is not None]
         if rows and not any(r.changed for r in rows):
             names = ", ".join(r.controller for r in rows)
