@@ -236,6 +236,13 @@ class EditSession:
             trajectory = self._invert(request, plan, name, sampler, x0, ledger, on_event)
             for lane in (plan.lanes[name], *(plan.lanes[e.name] for e in plan.edits if e.source == name)):
                 lane.follow(trajectory)
+            for bound in (b for e in plan.edits if e.source == name for b in e.bounds):
+                acted = bool(bound.steps)
+                bound.begin(trajectory.start)
+                if acted and not bound.steps:
+                    ledger.warn(
+                        f"{bound.label} does not act: its lane starts at step {trajectory.start}, after its window"
+                    )
 
     def _invert(
         self,
