@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -52,13 +53,14 @@ def build_config(kind: type[MethodConfig], settings: Mapping[str, Any], *, owner
 
 
 def _read(kind: type[MethodConfig], name: str, value: Any) -> Any:
-    """Turn text into a field's type: as it is if that validates, as JSON otherwise."""
+    """Turn text into a field's type: as JSON, as a list without brackets, as ranges of whole numbers, as it is."""
     if not isinstance(value, str):
         return value
     import json
 
     adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, kind.model_fields[name].annotation))
-    for candidate in (value, f"[{value}]"):
+    text = "null" if value.lower() == "none" else value
+    for candidate in (text, f"[{text}]", str(_ranges(text))):
         try:
             parsed = json.loads(candidate)
             adapter.validate_python(parsed)
@@ -66,6 +68,26 @@ def _read(kind: type[MethodConfig], name: str, value: Any) -> Any:
             continue
         return parsed
     return value
+
+
+def _ranges(text: str) -> list[int] | None:
+    """Read ``4-14`` or ``2, 4-14`` as the whole numbers that it stands for; None for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", part)
+        if match is None:
+            return None
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def shown(value: Any) -> str:
+    """Write a setting's value as ``--set`` takes it: ``none``, ``true``, ``0.8``, ``4,5,6``."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ",".join(shown(item) for item in value)
+    return str(value)
 
 
 def describe_fields(kind: type[MethodConfig]) -> list[dict[str, str]]:
@@ -76,7 +98,7 @@ def describe_fields(kind: type[MethodConfig]) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": name,
-                "default": str(field.get_default(call_default_factory=True)),
+                "default": "" if field.is_required() else shown(field.get_default(call_default_factory=True)),
                 "range": _range(schema.get(name, {})),
                 "description": field.description or "",
             }
@@ -90,9 +112,12 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 
 def _one_range(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(str(v) for v in schema["enum"])
-    low = f">= {schema['minimum']:g}" if "minimum" in schema else ""
-    high = f"<= {schema['maximum']:g}" if "maximum" in schema else ""
-    bounds = " and ".join(filter(None, (low, high)))
-    return " ".join(filter(None, (str(schema.get("type", "")), bounds)))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(str(v) for v in schema.get("enum", [schema.get("const")]))
+    kind = {"null": "none", "boolean": "true or false"}.get(schema.get("type", ""), str(schema.get("type", "")))
+    if kind == "array":
+        items = schema.get("items", {}).get("type", "value")
+        return f"{items}s, separated by commas"
+    marks = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+    bounds = " and ".join(f"{mark} {schema[name]:g}" for name, mark in marks if name in schema)
+    return " ".join(filter(None, (kind, bounds)))

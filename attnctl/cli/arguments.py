@@ -1,0 +1,110 @@
+"""An argument parser whose faults are `InputError`s, and the types of values that options take."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from attnctl.cli.terminal import quoted
+from attnctl.errors import InputError, nearest_first, unknown
+
+
+class Formatter(argparse.HelpFormatter):
+    """Wraps paragraphs to the terminal, and leaves those with indented lines (examples) as they are."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, max_help_position=26, **options)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.split("\n\n")
+        return "\n\n".join(p if "\n  " in p else textwrap.fill(p, width) for p in parts)
+
+
+class Parser(argparse.ArgumentParser):
+    """Like argparse's, but raises instead of exiting, names the nearest option, and takes no abbreviations."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": Formatter, "allow_abbrev": False, **options})
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse all arguments.
+
+        Raises:
+            InputError: An argument is unknown, missing or malformed.
+        """
+        found, extra = self.parse_known_args(args, namespace)
+        if extra:
+            commands = _commands(self)
+            commands.get(getattr(found, "command", None) or "", self).refuse(extra[0])
+        return found
+
+    def refuse(self, word: str) -> NoReturn:
+        """Raise the error for an argument that this parser does not know."""
+        more = f"`{self.prog} --help` lists all options"
+        if word.startswith("-") and word != "-":
+            option = word.partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            nearest = nearest_first(option, [name for name in known if name.startswith("--")])[0]
+            raise InputError(
+                f"{self.prog} has no option {quoted(option)}", hint=f"did you mean {nearest}? {more}"
+            )
+        raise InputError(
+            f"{self.prog} does not expect {quoted(word)}", hint=f"put quotes around text with spaces; {more}"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's own complaints, such as a missing value."""
+        raise InputError(message.removeprefix("argument "), hint=f"`{self.prog} --help` lists all options")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a value that is not among the choices, the nearest first."""
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if action.dest == "command" else (action.metavar or action.dest)
+            raise unknown(str(kind), str(value), [str(choice) for choice in action.choices])
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, Parser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def whole(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {quoted(text)}") from None
+
+
+def number(text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {quoted(text)}") from None
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Read ``HEIGHTxWIDTH`` in pixels; one number means a square."""
+    height, cross, width = text.lower().replace("×", "x").partition("x")  # noqa: RUF001
+    try:
+        size = int(height), int(width if cross else height)
+    except ValueError:
+        size = 0, 0
+    if min(size) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected HEIGHTxWIDTH in pixels such as 512x768, found {quoted(text)}"
+        )
+    return size
+
+
+def names(text: str) -> list[str]:
+    """Read names separated by commas."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, found {quoted(text)}")
+    return found

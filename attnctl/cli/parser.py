@@ -1,0 +1,222 @@
+"""Every command and option. Describes alone: what a command does is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from attnctl import __version__
+from attnctl.cli.arguments import Parser, names, number, picture_size, whole
+from attnctl.loading import DTYPES, EMBEDDED
+from attnctl.sampling_names import SCHEDULERS
+
+_ABOUT = """\
+Attention-control image editing on diffusion models: draw a source picture and edits of it together, and let every
+edit take over from the source what its method says, layer by layer and step by step."""
+
+_EXAMPLES = """\
+examples (`attnctl methods` lists what METHOD can be):
+  attnctl run --method METHOD
+  attnctl run --method METHOD --source-prompt "a red car on a road" --prompt "a blue car on a road"
+  attnctl run --method METHOD --image photo.png --prompt "a blue car on a road"
+  attnctl explain METHOD
+
+exit codes: 0 done; 2 something that you can mend, said in one line; 1 a fault of attnctl; 130 interrupted.
+ATTNCTL_DEBUG=1 shows tracebacks."""
+
+_RUN = """\
+Edit one source in one or more ways. The source is drawn from --source-prompt, or is a picture given with --image;
+every --prompt is edited with every --method. With neither prompt nor picture, the model's own example is run.
+
+Writes a folder: source.png, one picture for each edit, side-by-side.png, for a real picture reconstruction.png, and
+manifest.json with everything that is needed to make them again. Equal runs on one machine give equal bytes."""
+
+_RUN_EXAMPLES = """\
+examples:
+  attnctl run --method METHOD
+  attnctl run --method METHOD,OTHER --source-prompt "a red car" --edits "a blue car" "a green car"
+  attnctl run --method METHOD --image photo.png --prompt "a blue car on a road" --set NAME=VALUE --out blue-car"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; its namespaces carry the command in ``execute``."""
+    parser = Parser(prog="attnctl", description=_ABOUT, epilog=_EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"attnctl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for add in (_run, _methods, _inversions, _explain, _sites, _plugins, _doctor):
+        add(commands)
+    return parser
+
+
+def _run(commands: Any) -> None:
+    run = commands.add_parser("run", help="edit a picture", description=_RUN, epilog=_RUN_EXAMPLES)
+    run.set_defaults(execute=_later("run", "run"))
+    what = run.add_argument_group("what to edit")
+    what.add_argument(
+        "--prompt", metavar="TEXT", dest="prompts", action="append",
+        help="what an edit shows; may be given several times",
+    )  # fmt: skip
+    what.add_argument(
+        "--edits", metavar="TEXT", dest="prompts", action="extend", nargs="+", help="several prompts at once"
+    )
+    what.add_argument(
+        "--source-prompt", metavar="TEXT",
+        help="what the source shows; needed to draw one, optional for most methods with --image",
+    )  # fmt: skip
+    what.add_argument("--image", metavar="FILE", help="edit this picture instead of a drawn source")
+    what.add_argument(
+        "--fit", default="crop", metavar="HOW",
+        help="how a picture comes to the size: crop (default), stretch, nearest-stretch",
+    )  # fmt: skip
+    _method_options(run.add_argument_group("method"), several=True)
+    _model_options(run.add_argument_group("model"))
+    _sampling_options(run.add_argument_group("sampling"))
+    write = run.add_argument_group("output")
+    write.add_argument("--out", metavar="FOLDER", help="folder to write to; default: attnctl-runs/METHOD-SEED-N")
+    write.add_argument(
+        "--force", action="store_true", help="write into a folder that holds files; those of the same name are replaced"
+    )
+    write.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    write.add_argument(
+        "--allow-no-op", action="store_true", help="report an edit that changed nothing instead of failing"
+    )
+    write.add_argument(
+        "--no-reconstruction", action="store_true",
+        help="do not measure how well the inversion of --image reconstructs; saves its denoiser rows",
+    )  # fmt: skip
+
+
+def _methods(commands: Any) -> None:
+    about = "List the edit methods, or show one: its paper, settings with their ranges, presets and citation."
+    parser = _listing(commands, "methods", "list edit methods, or show one", about)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this method in full")
+
+
+def _inversions(commands: Any) -> None:
+    about = "List the inversions, which turn a real picture into the noise that a method starts from, or show one."
+    parser = _listing(commands, "inversions", "list inversions of real pictures, or show one", about)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this inversion in full")
+
+
+def _plugins(commands: Any) -> None:
+    about = "List every installed plugin and what it provides; one that is broken with the reason why."
+    _listing(commands, "plugins", "list plugins, broken ones with their error", about)
+
+
+def _explain(commands: Any) -> None:
+    about = """\
+Show what a method would do, without doing it: at which sites, in which steps, by which expression, from which source,
+and how many rows (single pictures) the denoiser would evaluate."""
+    parser = commands.add_parser("explain", help="show a method's plan as a table", description=about)
+    parser.set_defaults(execute=_later("explain", "explain"))
+    parser.add_argument("method", metavar="METHOD", help="see `attnctl methods`")
+    parser.add_argument("--real", action="store_true", help="plan for a real picture instead of a drawn source")
+    parser.add_argument("--prompt", metavar="TEXT", help="target prompt; default: the model's own example")
+    parser.add_argument("--source-prompt", metavar="TEXT", help="source prompt; default: the model's own example")
+    _method_options(parser.add_argument_group("method"), several=False)
+    _model_options(parser.add_argument_group("model"))
+    _sampling_options(parser.add_argument_group("sampling"))
+    _json_option(parser)
+
+
+def _sites(commands: Any) -> None:
+    about = "List a model's sites, the places where an edit can act, in the order in which they run."
+    parser = commands.add_parser("sites", help="list a model's attention layers and features", description=about)
+    parser.set_defaults(execute=_later("sites", "sites"))
+    parser.add_argument("--kind", metavar="KIND", help="only these: self, cross or feature")
+    _size_option(parser)
+    _model_options(parser)
+    _json_option(parser)
+
+
+def _doctor(commands: Any) -> None:
+    about = "Look at this installation: versions, devices, the torch and torchvision pair, which parts work."
+    parser = commands.add_parser("doctor", help="check this installation", description=about)
+    parser.set_defaults(execute=_later("listing", "doctor"))
+    _json_option(parser)
+
+
+def _listing(commands: Any, name: str, summary: str, about: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=about)
+    parser.set_defaults(execute=_later("listing", name))
+    _plugin_option(parser)
+    _json_option(parser)
+    return parser
+
+
+def _method_options(group: Any, *, several: bool) -> None:
+    if several:
+        group.add_argument(
+            "--method", metavar="NAME[,NAME...]", dest="methods", type=names, action="extend",
+            help="how to edit, see `attnctl methods`; several draw one edit each",
+        )  # fmt: skip
+    group.add_argument(
+        "--preset", metavar="[METHOD.]NAME", dest="presets", action="append", default=[],
+        help="start from a method's named settings, see `attnctl methods NAME`",
+    )  # fmt: skip
+    group.add_argument(
+        "--set", metavar="[METHOD.]NAME=VALUE", dest="settings", action="append", default=[],
+        help="set one of a method's settings; may be given several times",
+    )  # fmt: skip
+    _plugin_option(group)
+
+
+def _model_options(group: Any) -> None:
+    group.add_argument(
+        "--model", metavar="NAME", default=EMBEDDED,
+        help=f"a folder in diffusers' layout, a .safetensors file, a hub name OWNER/NAME, or {EMBEDDED} (default), "
+        "the small model that comes with attnctl",
+    )  # fmt: skip
+    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
+    group.add_argument("--dtype", metavar="TYPE", help=f"{', '.join(DTYPES)}; default: float32 on a CPU, else float16")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps; default: the best there is")
+    group.add_argument("--config", metavar="FOLDER", help="configuration for a .safetensors file that does not tell")
+
+
+def _sampling_options(group: Any) -> None:
+    group.add_argument("--seed", metavar="N", type=whole, help="seed of the start noise; default 0")
+    group.add_argument("--steps", metavar="N", type=whole, help="denoising steps; default: the model's, else 50")
+    group.add_argument(
+        "--guidance", metavar="G", type=number,
+        help="classifier-free guidance, at least 1; 1 is the conditional prediction alone; "
+        "default: the model's, else 7.5",
+    )  # fmt: skip
+    group.add_argument("--negative-prompt", metavar="TEXT", default="", help="text of the unconditional half")
+    _size_option(group)
+    group.add_argument(
+        "--scheduler", metavar="NAME", default="ddim", help=f"{', '.join(SCHEDULERS)}; default ddim"
+    )
+    group.add_argument("--inversion", metavar="NAME", help="how to invert --image, see `attnctl inversions`")
+    group.add_argument(
+        "--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory"
+    )
+
+
+def _size_option(group: Any) -> None:
+    group.add_argument(
+        "--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's"
+    )
+
+
+def _plugin_option(group: Any) -> None:
+    group.add_argument(
+        "--plugin", metavar="FILE", dest="plugins", action="append", default=[], help="also load this plugin file"
+    )
+
+
+def _json_option(group: Any) -> None:
+    group.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command that imports its module when it is called."""
+
+    def execute(arguments: argparse.Namespace) -> int:
+        command: Callable[[argparse.Namespace], int] = getattr(
+            importlib.import_module(f"attnctl.cli.{module}"), name
+        )
+        return command(arguments)
+
+    return execute

@@ -1,0 +1,239 @@
+"""From arguments to what a run is asked to do, checked as far as that goes without torch and without the model."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attnctl.cli.terminal import quoted
+from attnctl.config import parse_assignments
+from attnctl.errors import InputError, ModelError, nearest_first, unknown
+from attnctl.loading import DTYPES, inspect_folder, locate
+from attnctl.request import Edit, EditRequest
+from attnctl.sampling_names import SCHEDULERS
+
+if TYPE_CHECKING:
+    from attnctl.registry import Registry
+
+STEPS, GUIDANCE = 50, 7.5
+"""The papers' values, for models that suggest none."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model folder's ``demo.json`` suggests; empty for most models.
+
+    Attributes:
+        source_prompt: Text of the source.
+        prompt: Text of the edit.
+        seed: Seed for these two prompts.
+        steps: Number of steps that suits the model.
+        guidance: Guidance scale that suits the model.
+    """
+
+    source_prompt: str = ""
+    prompt: str = ""
+    seed: int = 0
+    steps: int = STEPS
+    guidance: float = GUIDANCE
+
+    @classmethod
+    def of(cls, model: str) -> Example:
+        """Read the example of a model by its name; a hub model or a single file has none.
+
+        Raises:
+            AttnctlError: There is no such model, or its example is damaged.
+        """
+        location, single_file = locate(model)
+        path = location / "demo.json" if location is not None and not single_file else None
+        if path is None or not path.is_file():
+            return cls()
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            known = {name: found[name] for name in cls.__dataclass_fields__ if name in found}
+            return cls(**{name: type(getattr(cls, name))(value) for name, value in known.items()})
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"{path} cannot be read: {error}", hint="mend it, or take it away") from error
+
+
+def read_request(arguments: Namespace, registry: Registry) -> EditRequest:
+    """Turn the arguments of ``run`` into a request; one with ``--image`` still lacks its pixels.
+
+    Raises:
+        AttnctlError: Something that was given cannot be used.
+    """
+    check_model(arguments)
+    example = Example.of(arguments.model)
+    chosen = choose_methods(arguments.methods, registry)
+    prompts, source = list(arguments.prompts or []), arguments.source_prompt
+    seed = 0
+    if not prompts and source is None and arguments.image is None:
+        if not example.prompt:
+            raise InputError(
+                f"the model {quoted(arguments.model)} suggests no example to run",
+                hint="give --source-prompt and --prompt, or --image and --prompt",
+            )
+        prompts, source, seed = [example.prompt], example.source_prompt, example.seed
+    if not prompts:
+        raise InputError("there is no target prompt", hint="say with --prompt what the edited picture shows")
+    for text in (*prompts, source or "", arguments.negative_prompt):
+        check_text(text)
+    settings = assign_settings(arguments.settings, chosen, registry)
+    presets = assign_presets(arguments.presets, chosen, registry)
+    for name in chosen:
+        registry.make_method(name, settings[name], presets[name])
+    edits = tuple(
+        Edit(prompt, name, settings[name], presets[name], name if n == 1 else f"{name}-{n}")
+        for n, prompt in enumerate(prompts, start=1)
+        for name in chosen
+    )
+    return _checked(arguments, edits, source, seed, example, registry)
+
+
+def _checked(
+    arguments: Namespace,
+    edits: tuple[Edit, ...],
+    source: str | None,
+    seed: int,
+    example: Example,
+    registry: Registry,
+) -> EditRequest:
+    """Build the request; a source prompt stands in for pixels that are not read yet, so that all else is checked."""
+    if arguments.scheduler not in SCHEDULERS:
+        raise unknown("scheduler", arguments.scheduler, SCHEDULERS)
+    if arguments.inversion is not None:
+        registry.inversion(arguments.inversion)
+        if arguments.image is None:
+            raise InputError(
+                "--inversion is for real pictures, and there is none", hint="give --image, or leave --inversion out"
+            )
+    if arguments.image is not None and arguments.scheduler != "ddim":
+        raise InputError(
+            f"a real picture is inverted with DDIM, so --scheduler cannot be {arguments.scheduler}",
+            hint="leave --scheduler out",
+        )
+    request = EditRequest(
+        edits,
+        source_prompt=source if arguments.image is None else "a picture",
+        negative_prompt=arguments.negative_prompt,
+        steps=example.steps if arguments.steps is None else arguments.steps,
+        guidance=example.guidance if arguments.guidance is None else arguments.guidance,
+        seed=seed if arguments.seed is None else arguments.seed,
+        size=arguments.size,
+        scheduler=arguments.scheduler,
+        inversion=arguments.inversion,
+        max_rows=arguments.max_rows,
+        check_reconstruction=not arguments.no_reconstruction,
+        allow_no_op=arguments.allow_no_op,
+    )
+    if arguments.image is not None:
+        for edit in edits:
+            if registry.method(edit.method).needs_source_prompt and not (source or "").strip():
+                raise InputError(f"{edit.method} needs to know what the picture shows", hint="give --source-prompt")
+    return request
+
+
+def check_model(arguments: Namespace) -> None:
+    """Refuse a model, dtype or folder that cannot be right, before anything heavy is imported.
+
+    Raises:
+        AttnctlError: There is no such model or type, or the folder lacks something.
+    """
+    location, single_file = locate(arguments.model)
+    if arguments.dtype is not None and arguments.dtype not in DTYPES:
+        raise unknown("dtype", arguments.dtype, DTYPES)
+    if location is not None and not single_file:
+        inspect_folder(location, arguments.model)
+
+
+def check_picture(path: str, fit: str, size: tuple[int, int] | None) -> None:
+    """Refuse a picture that cannot be read, before the model is loaded.
+
+    Raises:
+        InputError: There is no such picture, it is damaged, or `fit` is unknown.
+    """
+    from attnctl.decode import decode, regular_file
+    from attnctl.pictures import FITS
+
+    if fit not in FITS:
+        raise unknown("fit", fit, FITS)
+    decode(regular_file(path), size or (1024, 1024), as_stored=fit == "nearest-stretch")
+
+
+def check_text(text: str) -> None:
+    """Refuse text that is no text: bytes that are not UTF-8, which a command line can hold.
+
+    Raises:
+        InputError: It is such.
+    """
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise InputError("a prompt holds bytes that are not UTF-8", hint="type it in a terminal that uses UTF-8")
+
+
+def choose_methods(given: Sequence[str] | None, registry: Registry) -> list[str]:
+    """Return the methods to run.
+
+    Raises:
+        InputError: None is named, one is unknown, or one is named twice.
+    """
+    if not given:
+        known = ", ".join(sorted(registry.methods)) or "none: no plugin provides one"
+        raise InputError(f"no method is named; known are {known}", hint="give --method NAME; see `attnctl methods`")
+    for i, name in enumerate(given):
+        registry.method(name)
+        if name in given[:i]:
+            raise InputError(f"the method {name} is named twice", hint="name it once; every prompt gets its own edit")
+    return list(given)
+
+
+def assign_settings(pairs: Iterable[str], chosen: Sequence[str], registry: Registry) -> dict[str, dict[str, Any]]:
+    """Sort ``name=value`` and ``method.name=value`` by method; without a method, all that have the setting get it.
+
+    Raises:
+        InputError: A pair is malformed, or names a setting that no chosen method has.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    fields: Mapping[str, Any] = {name: registry.method(name).Config.model_fields for name in chosen}
+    for key, value in parse_assignments(pairs).items():
+        method, dot, name = key.partition(".")
+        if not dot:
+            takers = [m for m in chosen if key in fields[m]]
+            if not takers:
+                raise unknown(f"setting of {', '.join(chosen)}", key, {n for m in chosen for n in fields[m]})
+            for taker in takers:
+                found[taker].setdefault(key, value)
+            continue
+        if method not in found:
+            raise InputError(
+                f"--set {key}: {method!r} is not a method of this run", hint=f"those are {', '.join(chosen)}"
+            )
+        if name not in fields[method]:
+            raise unknown(f"setting of {method}", name, fields[method])
+        found[method][name] = value
+    return found
+
+
+def assign_presets(given: Iterable[str], chosen: Sequence[str], registry: Registry) -> dict[str, str | None]:
+    """Sort ``name`` and ``method.name`` by method; without a method, all that have the preset start from it.
+
+    Raises:
+        InputError: No chosen method has such a preset.
+    """
+    found: dict[str, str | None] = dict.fromkeys(chosen)
+    presets = {name: registry.method(name).presets for name in chosen}
+    for text in given:
+        method, dot, name = text.partition(".")
+        takers = [method] if dot and method in found else [m for m in chosen if text in presets[m]]
+        wanted = name if dot and method in found else text
+        if not takers or wanted not in presets[takers[0]]:
+            asked = takers or chosen
+            known = {n for m in asked for n in presets[m]}
+            raise unknown(f"preset of {', '.join(asked)}", wanted, nearest_first(wanted, known))
+        for taker in takers:
+            if found[taker] is not None:
+                raise InputError(f"{taker} is given two presets, {found[taker]} and {wanted}", hint="give it one")
+            found[taker] = wanted
+    return found
