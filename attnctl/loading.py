@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,12 @@ def locate(name: str) -> tuple[Path | None, bool]:
     parts = name.split("/")
     if len(parts) == 2 and all(parts) and not name.startswith((".", "~")):
         return None, False
-    raise unknown("model", name, [EMBEDDED, "a hub id (owner/name)", "a folder", "a .safetensors file"])
+    alike = difflib.get_close_matches(name.lower(), [EMBEDDED])
+    raise InputError(
+        f"unknown model {name!r}: known are {EMBEDDED}, and any folder in diffusers' layout, .safetensors "
+        "file or hub name (owner/name)",
+        hint=f"did you mean {EMBEDDED!r}?" if alike else "there is no such folder or file here; check the path",
+    )
 
 
 def inspect_folder(folder: Path, name: str) -> str:
