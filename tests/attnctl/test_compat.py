@@ -1,4 +1,4 @@
-"""A torchvision that is missing, broken or working: core imports beside all three.
+"""A torchvision that is missing, broken or working: `attnctl run` edits beside all three.
 
 Each case runs in an interpreter of its own, because an import that failed leaves traces behind.
 """
@@ -69,12 +69,30 @@ def run(code: str, first_on_path: Path | None = None) -> subprocess.CompletedPro
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_pipelines_import_beside_a_broken_torchvision(broken_torchvision: Path) -> None:
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights."""
+    from attnctl.testing import tiny_sd
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny_sd(folder)
+    return folder
+
+
+def edit(model: Path, out: Path) -> str:
+    """Code that edits a picture with the command line and fails unless that succeeds."""
+    words = ["run", "--model", str(model), "--method", "fpe", "--source-prompt", "a red cat", "--prompt", "a blue dog"]
+    words += ["--steps", "2", "--out", str(out)]
+    return f"from attnctl.cli import main\nassert main({words!r}) == 0\n"
+
+
+def test_run_edits_beside_a_broken_torchvision(broken_torchvision: Path, model_folder: Path, tmp_path: Path) -> None:
     """And what does need torchvision says who is to blame."""
-    done = run(GUARD + PIPELINE + REQUIRE, broken_torchvision)
+    done = run(edit(model_folder, tmp_path / "run") + GUARD + REQUIRE, broken_torchvision)
     assert done.returncode == 0, done.stderr
     assert "torchvision" not in done.stderr  # no advice to install what attnctl has no use for
-    state, message, hint = done.stdout.splitlines()
+    assert (tmp_path / "run" / "source.png").exists()
+    state, message, hint = done.stdout.splitlines()[-3:]
     assert state == "broken operator torchvision::nms does not exist"
     assert message == (
         "LPIPS needs lpips, which needs torchvision, which cannot be imported: operator torchvision::nms does not exist"
@@ -82,18 +100,19 @@ def test_pipelines_import_beside_a_broken_torchvision(broken_torchvision: Path) 
     assert hint.startswith("install a torch and a torchvision built for each other, in one command; found torch ")
 
 
+def test_run_edits_without_torchvision(model_folder: Path, tmp_path: Path) -> None:
+    done = run(HIDE + edit(model_folder, tmp_path / "run") + GUARD)
+    assert done.returncode == 0, done.stderr
+    assert "torchvision" not in done.stderr
+    assert (tmp_path / "run" / "source.png").exists()
+    assert done.stdout.splitlines()[-1] == "missing "
+
+
 def test_the_guard_helps_after_the_import_has_failed(broken_torchvision: Path) -> None:
     """A program that embeds attnctl may have run into it first; it also shows what the guard is there for."""
     done = run(FAIL + GUARD + PIPELINE, broken_torchvision)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "the import failed"
-
-
-def test_pipelines_import_without_torchvision() -> None:
-    done = run(HIDE + GUARD + PIPELINE)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "missing \n"
-    assert "torchvision" not in done.stderr
 
 
 def test_a_package_that_works_is_returned() -> None:
