@@ -115,15 +115,18 @@ SHARED_WIDTH = 256
 
 
 def _sharing(op: Operation, plain: Sequence[int], p: Projections) -> list[list[int]]:
-    """Group rows that use the same queries and keys, so that one softmax serves them all.
+    """Group edited rows that use the same queries and keys, so that one softmax serves them all.
 
-    Only on the CPU: its fused kernel takes wide heads and gives the same bits as separate calls.
+    Only on the CPU, whose fused kernel takes wide heads. Rows that nobody edits stay out: with some head sizes the wide
+    kernel rounds otherwise (seen with 8 channels a head), and an edit must not move its source by a single bit.
     """
     if p.q.device.type != "cpu":
         return []
     size = SHARED_WIDTH // p.q.shape[-1]
     by_map: dict[tuple[int, int], list[int]] = {}
     for r in plain:
+        if op.terms[r][0].q == r and op.terms[r][0].k == (r,):
+            continue
         by_map.setdefault((op.terms[r][0].q, op.terms[r][0].k[0]), []).append(r)
     pieces = [rows[i : i + size] for rows in by_map.values() if size > 1 for i in range(0, len(rows), size)]
     return [piece for piece in pieces if len(piece) > 1]
