@@ -1,0 +1,283 @@
+"""Words and tokens of prompts: which tokens a word has, and how two prompts line up. NumPy alone, no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnctl.errors import InputError, nearest_first
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Word = str | int
+"""A word of a prompt, or its position among the words, counted from 0."""
+
+FUNCTION_WORDS = frozenset(
+    ["a", "an", "the", "of", "on", "in", "at", "to", "with", "and", "or", "by", "for", "from", "next", "is", "are"]
+)
+"""Words that hardly ever have a place of their own in a picture, so that they are not proposed for masks."""
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt cut into words and tokens.
+
+    Attributes:
+        text: The prompt.
+        ids: Token ids with the start and end tokens, at most `length`, without padding.
+        pieces: One printable piece of text per id.
+        words: The words: what stands between spaces, punctuation included.
+        positions: Per word the positions of its tokens, the start token being 0; those that are cut off are left out.
+        length: Number of tokens M that the model sees, padding included.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    words: tuple[str, ...]
+    positions: tuple[tuple[int, ...], ...]
+    length: int
+
+    def find(self, word: Word) -> tuple[int, ...]:
+        """Return the token positions of every occurrence of a word, exactly as written; () when there is none.
+
+        Digits that are no word of the prompt count as a word's position.
+        """
+        at = self._position(word)
+        if at is not None:
+            return self.positions[at] if 0 <= at < len(self.words) else ()
+        return tuple(p for w, found in zip(self.words, self.positions, strict=True) if w == word for p in found)
+
+    def require(self, word: Word) -> tuple[int, ...]:
+        """Return the token positions of a word.
+
+        Raises:
+            InputError: The prompt has no such word (the message lists those that it has, the nearest first), or the
+                word lies behind the end of the model's text.
+        """
+        found = self.find(word)
+        if found:
+            return found
+        at = self._position(word)
+        if word in self.words or (at is not None and 0 <= at < len(self.words)):
+            raise InputError(
+                f"the word {word!r} of {self.text!r} has no token among the {self.length} that the model sees",
+                hint="shorten the prompt, or put the word further to the front",
+            )
+        if at is not None:
+            raise InputError(
+                f"{self.text!r} has {len(self.words)} words, so there is no word {at}", hint="words count from 0"
+            )
+        ordered = nearest_first(str(word), dict.fromkeys(self.words))
+        raise InputError(
+            f"{self.text!r} has no word {word!r}: its words are {', '.join(ordered) or 'none'}",
+            hint=f"did you mean {ordered[0]!r}? words are written as in the prompt, with capitals and punctuation"
+            if ordered
+            else "give a prompt with words",
+        )
+
+    def _position(self, word: Word) -> int | None:
+        if isinstance(word, str) and (word in self.words or not word.isdecimal()):
+            return None
+        return int(word)
+
+    def word_at(self, position: int) -> str:
+        """Return the word that a token belongs to; empty for start, end and padding."""
+        return next((w for w, found in zip(self.words, self.positions, strict=True) if position in found), "")
+
+
+def read_prompt(text: str, tokenizer: Any, length: int, *, published: bool = False) -> PromptTokens:
+    """Cut a prompt into words and tokens.
+
+    Words are tokenised one by one, which is exact because a CLIP token never spans a space. Where that does not give
+    the prompt's own tokens, and when `published` is set, tokens are dealt out by the published rule instead.
+
+    Args:
+        text: The prompt.
+        tokenizer: A Hugging Face tokenizer with start and end tokens.
+        length: Number of tokens M that the model sees.
+        published: Use Prompt-to-Prompt's rule: words are what stands between single spaces, and tokens, decoded one
+            by one, belong to a word until their letters fill it. A double space shifts everything behind it.
+    """
+    raw = list(tokenizer(text, truncation=False, padding=False, verbose=False).input_ids)
+    ids = raw if len(raw) <= length else [*raw[: length - 1], raw[-1]]
+    pieces = [str(tokenizer.decode([i])).strip() for i in ids]
+    words, positions = (text.split(" "), None) if published else (text.split(), _per_word(text.split(), raw, tokenizer))
+    if positions is None:
+        positions = _by_letters(words, [str(tokenizer.decode([i])).strip("# ") for i in raw[1:-1]])
+    kept = tuple(tuple(p for p in found if p < min(len(ids), length) - 1) for found in positions)
+    return PromptTokens(text, tuple(ids), tuple(pieces), tuple(words), kept, length)
+
+
+def _per_word(words: Sequence[str], ids: Sequence[int], tokenizer: Any) -> list[list[int]] | None:
+    """Tokenise word by word; None when the joined tokens are not the prompt's."""
+    joined: list[int] = []
+    positions: list[list[int]] = []
+    for word in words:
+        own = list(tokenizer(word, truncation=False, padding=False, verbose=False).input_ids)[1:-1]
+        positions.append([1 + len(joined) + k for k in range(len(own))])
+        joined += own
+    return positions if joined == list(ids[1:-1]) else None
+
+
+def _by_letters(words: Sequence[str], pieces: Sequence[str]) -> list[list[int]]:
+    """Deal tokens out to words by accumulated length, as google/prompt-to-prompt does."""
+    positions: list[list[int]] = [[] for _ in words]
+    at = filled = 0
+    for i, piece in enumerate(pieces):
+        if at >= len(words):
+            break
+        positions[at].append(i + 1)
+        filled += len(piece)
+        if filled >= len(words[at]):
+            at, filled = at + 1, 0
+    return positions
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How a target prompt's attention columns are made of a source's and of its own: A' = A_src W + A_own diag(own).
+
+    Attributes:
+        source: The source prompt.
+        target: The target prompt.
+        matrix: W, (M, M) float32, source token by target token.
+        own: (M,) float32, the share of the target's own column: 1 for tokens without counterpart.
+    """
+
+    source: PromptTokens
+    target: PromptTokens
+    matrix: NDArray[np.float32]
+    own: NDArray[np.float32]
+
+
+def align_ids(source: Sequence[int], target: Sequence[int]) -> list[int]:
+    """Align two id sequences globally: gap 0, match +1, mismatch -1 (Needleman & Wunsch, 1970).
+
+    On ties a token is inserted in the target, else deleted from the source, else matched, as google/prompt-to-prompt
+    does; so unequal tokens are never paired.
+
+    Returns:
+        Per target token the position of its source token, -1 where it has none.
+    """
+    n, m = len(source), len(target)
+    score = [[0] * (m + 1) for _ in range(n + 1)]
+    move = [["left"] * (m + 1), *(["up"] + [""] * m for _ in range(n))]
+    for i in range(1, n + 1):
+        for j in range(1, m + 1):
+            left, up = score[i][j - 1], score[i - 1][j]
+            diagonal = score[i - 1][j - 1] + (1 if source[i - 1] == target[j - 1] else -1)
+            best = max(left, up, diagonal)
+            score[i][j] = best
+            move[i][j] = "left" if best == left else "up" if best == up else "both"
+    found = [-1] * m
+    i, j = n, m
+    while i > 0 or j > 0:
+        step = move[i][j]
+        if step == "both":
+            found[j - 1] = i - 1
+        i -= step != "left"
+        j -= step != "up"
+    return found
+
+
+def align_tokens(source: PromptTokens, target: PromptTokens, *, published: bool = False) -> Alignment:
+    """Match equal tokens of two prompts in order; new tokens keep their own attention.
+
+    Padding reads the source's padding. The published code lets it read the source column of the same index, which is
+    a word's wherever the source is longer than the target; `published` does so too.
+    """
+    length = target.length
+    mapper = [*align_ids(source.ids, target.ids), *range(len(target.ids), length)][:length]
+    if not published:
+        excess = max(0, len(source.ids) - len(target.ids))
+        for j in range(len(target.ids), length):
+            mapper[j] = j + excess if j + excess < length else -1
+    matrix = np.zeros((length, length), np.float32)
+    own = np.zeros(length, np.float32)
+    for j, i in enumerate(mapper):
+        if i < 0:
+            own[j] = 1
+        else:
+            matrix[i, j] = 1
+    return Alignment(source, target, matrix, own)
+
+
+def align_words(source: PromptTokens, target: PromptTokens, *, published: bool = False) -> Alignment:
+    """Match two prompts word for word; a replaced word's attention is spread over the words that replace it.
+
+    Behind the last replaced word the published code goes on with equal INDICES, so that after a change of length every
+    word reads its neighbour's attention; `published` does so too. Otherwise words go on reading themselves, and every
+    row of the matrix sums to 1.
+
+    Raises:
+        InputError: The prompts have different numbers of words.
+    """
+    if len(source.words) != len(target.words):
+        raise InputError(
+            f"word for word needs as many words in both prompts, found {len(source.words)} in {source.text!r} and "
+            f"{len(target.words)} in {target.text!r}",
+            hint="align by tokens instead, or reword a prompt",
+        )
+    pairs = [
+        (s, t)
+        for a, b, s, t in zip(source.words, target.words, source.positions, target.positions, strict=True)
+        if a != b and s and t
+    ]
+    length = target.length
+    matrix = np.zeros((length, length), np.float32)
+    i = j = at = 0
+    while i < length and j < length:
+        if at < len(pairs) and pairs[at][0][0] == i:
+            s, t = pairs[at]
+            if len(s) == len(t):
+                matrix[s, t] = 1
+            else:
+                matrix[np.ix_(s, t)] = 1 / len(t)
+            i, j, at = i + len(s), j + len(t), at + 1
+            continue
+        matrix[j if published and at == len(pairs) else i, j] = 1
+        i, j = i + 1, j + 1
+    if not published:
+        matrix[i:, length - 1] = 1  # padding that the target has no room for
+    return Alignment(source, target, matrix, np.zeros(length, np.float32))
+
+
+def identity(source: PromptTokens, target: PromptTokens) -> Alignment:
+    """Match tokens by their index, whatever they are."""
+    length = target.length
+    return Alignment(source, target, np.eye(length, dtype=np.float32), np.zeros(length, np.float32))
+
+
+def differing_words(source: PromptTokens, target: PromptTokens) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Propose, for each prompt, the words whose place in the picture the change of words will change.
+
+    Words that were replaced stand for themselves. Where words were only added or only removed, the word that follows
+    them (at the end of the prompt: that goes before) joins in, because that is what they describe.
+    """
+    a, b = source.words, target.words
+    found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+    for kind, i0, i1, j0, j1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        spans = [list(a[i0:i1]), list(b[j0:j1])]
+        if not any(_content(span) for span in spans):
+            continue
+        described = j0 > 0 and b[j0 - 1] in found[1]  # of "silver cat sculpture", "sculpture" joins the cat before it
+        if not all(_content(span) for span in spans) and not described:
+            after = next((w for w in _content(a[i1:]) if w in b[j1:]), None)
+            before = next((w for w in reversed(_content(a[:i0])) if w in b[:j0]), None)
+            anchor = after if after is not None else before
+            spans = [[*span, anchor] for span in spans] if anchor is not None else spans
+        for words, span in zip(found, spans, strict=True):
+            words.update(dict.fromkeys(_content(span)))
+    return tuple(found[0]), tuple(found[1])
+
+
+def _content(words: Sequence[str]) -> list[str]:
+    return [w for w in words if w.lower().strip(",.") not in FUNCTION_WORDS]
