@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from attnctl.command import Command
+    from attnctl.dataset import Dataset
     from attnctl.inversion import Inversion
     from attnctl.method import EditMethod
+    from attnctl.metric import Metric
 
 hookspec = pluggy.HookspecMarker("attnctl")
 hookimpl = pluggy.HookimplMarker("attnctl")
@@ -22,3 +25,18 @@ def attnctl_methods() -> list[type[EditMethod]]:  # type: ignore[empty-body]
 @hookspec
 def attnctl_inversions() -> list[type[Inversion]]:  # type: ignore[empty-body]
     """Return inversions."""
+
+
+@hookspec
+def attnctl_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
+    """Return metrics."""
+
+
+@hookspec
+def attnctl_datasets() -> list[type[Dataset]]:  # type: ignore[empty-body]
+    """Return data sets."""
+
+
+@hookspec
+def attnctl_commands() -> list[type[Command]]:  # type: ignore[empty-body]
+    """Return commands; heard in modules of the entry point group ``attnctl.commands`` alone."""

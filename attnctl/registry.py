@@ -16,14 +16,18 @@ from typing import Any, cast
 import pluggy
 
 from attnctl import hookspecs
+from attnctl.dataset import Dataset, DatasetSpec
 from attnctl.errors import InputError, PluginError, unknown
 from attnctl.inversion import Inversion, InversionSpec
-from attnctl.method import EditMethod
+from attnctl.method import EditMethod, MethodConfig, Preset
+from attnctl.metric import Metric
 
 GROUP = "attnctl"
 KINDS: Mapping[str, tuple[str, type]] = {
     "method": ("attnctl_methods", EditMethod),
     "inversion": ("attnctl_inversions", Inversion),
+    "metric": ("attnctl_metrics", Metric),
+    "dataset": ("attnctl_datasets", Dataset),
 }
 """What plugins can provide: the hook that returns it and the base class that it must have."""
 
@@ -104,6 +108,16 @@ class Registry:
         """Inversions by name."""
         return self.classes["inversion"]
 
+    @property
+    def metrics(self) -> dict[str, type[Metric]]:
+        """Metrics by name."""
+        return self.classes["metric"]
+
+    @property
+    def datasets(self) -> dict[str, type[Dataset]]:
+        """Data sets by name."""
+        return self.classes["dataset"]
+
     def method(self, name: str) -> type[EditMethod]:
         """Return a method class.
 
@@ -142,6 +156,34 @@ class Registry:
 
         kind = self.inversion(spec.name)
         return kind(build_config(kind.Config, dict(spec.options), owner=spec.name))
+
+    def make_metric(
+        self, name: str, settings: Mapping[str, Any], preset: str | None = None, *, device: str = "cpu"
+    ) -> Metric:
+        """Build a metric with validated settings; loads no weights yet.
+
+        Raises:
+            InputError: Unknown metric, preset or setting, or a value out of range.
+        """
+        kind = cast(type[Metric], self._get("metric", name))
+        return kind(_config(kind, settings, preset), device=device)
+
+    def make_dataset(self, spec: DatasetSpec | str, settings: Mapping[str, Any] | None = None) -> Dataset:
+        """Build a data set from ``NAME[/PRESET][:PATH]`` and further settings; reads no file yet.
+
+        Raises:
+            InputError: Unknown data set, preset or setting, a value out of range, or a path too few or too many.
+        """
+        wanted = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
+        kind = cast(type[Dataset], self._get("dataset", wanted.name))
+        given = dict(settings or {})
+        if wanted.path is not None:
+            if not kind.needs_path:
+                raise InputError(f"{kind.name} reads no files, but was given {wanted.path!r}", hint=f"say {kind.name}")
+            given["path"] = wanted.path
+        if kind.needs_path and not given.get("path"):
+            raise InputError(f"{kind.name} reads your files, but none were named", hint=f"say {kind.name}:PATH")
+        return kind(_config(kind, given, wanted.preset or kind.default_preset or None))
 
     def register(
         self, plugin: object, name: str, owner: str = "program", version: str = "", target: str = ""
@@ -223,6 +265,17 @@ class Registry:
         plugin = self.register(_import_file(path), str(path), "file", target=str(path))
         if plugin.error:
             raise PluginError(f"the plugin file {path} cannot be used: {plugin.error}", hint="mend the file")
+
+
+def _config(kind: Any, settings: Mapping[str, Any], preset: str | None) -> MethodConfig:
+    """Validate a plugin's settings on top of those of a preset."""
+    from attnctl.config import build_config
+
+    presets: Mapping[str, Preset] = kind.presets
+    if preset is not None and preset not in presets:
+        raise unknown(f"preset of {kind.name}", preset, presets)
+    base = {} if preset is None else presets[preset].settings
+    return build_config(kind.Config, {**base, **settings}, owner=kind.name)
 
 
 def _new_manager() -> pluggy.PluginManager:

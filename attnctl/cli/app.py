@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from attnctl.cli.parser import build_parser
 from attnctl.cli.terminal import say, shorten
+from attnctl.command import CORE_COMMANDS
 from attnctl.errors import AttnctlError
 
 DEBUG = "ATTNCTL_DEBUG"
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    parser = build_parser()
+    # The core's own commands do not wait for plugins that they do not need.
+    parser = build_parser({} if words and words[0] in CORE_COMMANDS else None)
     try:
         arguments = parser.parse_args(words)
     except SystemExit as end:  # --help and --version

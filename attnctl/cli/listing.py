@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from attnctl.cli.terminal import facts, plain, say, show, show_json, table
+from attnctl.command import Commands
 from attnctl.config import describe_fields, shown
-from attnctl.registry import Registry
+from attnctl.registry import Plugin, Registry
 
 
 def methods(arguments: Namespace) -> int:
@@ -30,16 +31,30 @@ def inversions(arguments: Namespace) -> int:
 
 def plugins(arguments: Namespace) -> int:
     """List all plugins, working or not."""
-    registry = Registry.load(arguments.plugins)
+    found = [*Registry.load(arguments.plugins).plugins, *_command_plugins()]
     if arguments.json:
-        show_json([asdict(plugin) for plugin in registry.plugins])
+        show_json([asdict(plugin) for plugin in found])
         return 0
     rows = [
         (p.name, f"{p.owner} {p.version}".strip(), ", ".join(p.provides), f"broken: {p.error}" if p.error else "works")
-        for p in registry.plugins
+        for p in found
     ]
     show(table(("plugin", "from", "provides", "state"), rows))
     return 0
+
+
+def _command_plugins() -> list[Plugin]:
+    """List what provides commands, which are loaded apart from all else."""
+    commands = Commands.load()
+    return [
+        Plugin(
+            name,
+            *origin,
+            tuple(f"command {command}" for command, owner in commands.owners.items() if owner == name),
+            commands.broken.get(name, ""),
+        )
+        for name, origin in commands.origins.items()
+    ]
 
 
 def doctor(arguments: Namespace) -> int:

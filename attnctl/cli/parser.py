@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attnctl import __version__
 from attnctl.cli.arguments import Parser, names, number, picture_size, whole
+from attnctl.cli.terminal import say
+from attnctl.command import Command, Commands
 from attnctl.loading import DTYPES, EMBEDDED
 from attnctl.sampling_names import SCHEDULERS
 
@@ -40,14 +42,36 @@ examples:
   attnctl run --method METHOD --image photo.png --prompt "a blue car on a road" --set NAME=VALUE --out blue-car"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; its namespaces carry the command in ``execute``."""
+def build_parser(plugged: Mapping[str, type[Command]] | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; its namespaces carry the command in ``execute``.
+
+    Args:
+        plugged: Commands of plugins by name; None loads those that are installed.
+    """
+    if plugged is None:
+        plugged = Commands.load().classes
     parser = Parser(prog="attnctl", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument("--version", action="version", version=f"attnctl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for add in (_run, _methods, _inversions, _explain, _sites, _plugins, _doctor):
         add(commands)
+    for command in plugged.values():
+        _plugged(commands, command)
     return parser
+
+
+def _plugged(commands: Any, kind: type[Command]) -> None:
+    """Add a plugin's command."""
+    try:
+        command = kind()
+        command.add_arguments(Parser(prog=kind.name))  # on trial: a broken command must not take down all others
+    except Exception as fault:
+        say("warning", f"the command {kind.name} is left out: {type(fault).__name__}: {fault}")
+        return
+    about, end = kind.description or kind.help, f"examples:\n{kind.examples}" if kind.examples else None
+    parser = commands.add_parser(kind.name, help=kind.help, description=about, epilog=end)
+    command.add_arguments(parser)
+    parser.set_defaults(execute=command.run)
 
 
 def _run(commands: Any) -> None:
@@ -185,9 +209,7 @@ def _sampling_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument("--negative-prompt", metavar="TEXT", default="", help="text of the unconditional half")
     _size_option(group)
-    group.add_argument(
-        "--scheduler", metavar="NAME", default="ddim", help=f"{', '.join(SCHEDULERS)}; default ddim"
-    )
+    group.add_argument("--scheduler", metavar="NAME", default="ddim", help=f"{', '.join(SCHEDULERS)}; default ddim")
     group.add_argument("--inversion", metavar="NAME", help="how to invert --image, see `attnctl inversions`")
     group.add_argument(
         "--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory"
@@ -214,9 +236,7 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     """Return a command that imports its module when it is called."""
 
     def execute(arguments: argparse.Namespace) -> int:
-        command: Callable[[argparse.Namespace], int] = getattr(
-            importlib.import_module(f"attnctl.cli.{module}"), name
-        )
+        command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f"attnctl.cli.{module}"), name)
         return command(arguments)
 
     return execute
