@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from hypothesis import settings  # noqa: E402
 # The same examples every time, however busy the machine is.
 settings.register_profile("attnctl", deadline=None, derandomize=True, database=None)
 settings.load_profile("attnctl")
+
+pytest_plugins = ["attnctl.testing.plugin"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -52,3 +56,34 @@ def shared_folder() -> Path:
 def fixtures_dir() -> Path:
     """Small files that tests read: tests/fixtures."""
     return ROOT / "tests" / "fixtures"
+
+
+class Golden:
+    """Reference numbers of published codes, and the tiny model that they were made with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @functools.cached_property
+    def session(self):
+        """A session on the reference model in float32."""
+        from attnctl.loading import load_model
+        from attnctl.session import EditSession
+
+        return EditSession(load_model(str(self.folder / "model"), dtype="float32", device="cpu"))
+
+    def case(self, name: str) -> tuple[dict, dict]:
+        """What a case says, and its tensors by name; skips where the case is not there."""
+        from safetensors.torch import load_file
+
+        folder = self.folder / "cases" / name
+        if not folder.is_dir():
+            pytest.skip(f"no case {name} in {self.folder}: nothing to compare with")
+        inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+        return inputs, load_file(folder / "io.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden(shared_folder: Path) -> Golden:
+    """Reference numbers of published codes; skips where there are none."""
+    return Golden(shared_folder / "golden")

@@ -147,7 +147,7 @@ def tiny_model(
 ) -> Model:
     """Wrap `tiny_sd` as a `Model`, ready for an `EditSession`; a fresh one at every call."""
     pipe = tiny_sd(prediction_type=prediction_type, sample_size=sample_size, seed=seed)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder) if dtype != torch.float32 else ():
         part.to(dtype)
     return Model(pipe, "tiny-sd", family=check_supported(pipe, "tiny-sd"))
 
