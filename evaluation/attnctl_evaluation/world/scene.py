@@ -104,7 +104,8 @@ class Scene:
         known = {field.name for field in dataclasses.fields(Thing)}
         unknown = sorted(set(of_thing) - known)
         if unknown:
-            raise ValueError(f"no attribute is called {unknown[0]!r}; known: {sorted(known | {'background', 'horizon'})}")
+            names = ", ".join(sorted(known | {"background", "horizon"}))
+            raise ValueError(f"no attribute is called {unknown[0]!r}; known: {names}")
         things = list(self.things)
         things[index] = dataclasses.replace(things[index], **of_thing)
         return dataclasses.replace(self, things=tuple(things), **of_scene)
@@ -150,9 +151,7 @@ def _place(rng: random.Random, name: str, *, x: tuple[float, float], size: tuple
     }
 
 
-def random_scene(
-    rng: random.Random, *, two: float = 0.2, held_out: bool | None = None, plain: float = 0.5
-) -> Scene:
+def random_scene(rng: random.Random, *, two: float = 0.2, held_out: bool | None = None, plain: float = 0.5) -> Scene:
     """Draw a scene by chance.
 
     Args:

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 _Point = tuple[float, float]
+_Colour = tuple[int, int, int]
 
 
 class Shape(NamedTuple):
@@ -22,21 +23,21 @@ class Shape(NamedTuple):
     kind: str
     points: tuple[_Point, ...]
     role: str = "body"
-    colour: tuple[int, int, int] = (255, 255, 255)
+    colour: _Colour = (255, 255, 255)
 
 
 _GLASS, _WHITE, _DARK, _WOOD = (205, 236, 250), (250, 250, 250), (44, 44, 50), (140, 96, 56)
 
 
-def _polygon(*points: _Point, role: str = "body", colour: tuple[int, int, int] = _WHITE) -> Shape:
+def _polygon(*points: _Point, role: str = "body", colour: _Colour = _WHITE) -> Shape:
     return Shape("polygon", points, role, colour)
 
 
-def _ellipse(x0: float, y0: float, x1: float, y1: float, role: str = "body", colour: tuple[int, int, int] = _WHITE) -> Shape:
+def _ellipse(x0: float, y0: float, x1: float, y1: float, role: str = "body", colour: _Colour = _WHITE) -> Shape:
     return Shape("ellipse", ((x0, y0), (x1, y1)), role, colour)
 
 
-def _rectangle(x0: float, y0: float, x1: float, y1: float, role: str = "body", colour: tuple[int, int, int] = _WHITE) -> Shape:
+def _rectangle(x0: float, y0: float, x1: float, y1: float, role: str = "body", colour: _Colour = _WHITE) -> Shape:
     return Shape("polygon", ((x0, y0), (x1, y0), (x1, y1), (x0, y1)), role, colour)
 
 
