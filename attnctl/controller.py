@@ -36,6 +36,7 @@ class StepCall:
         step: The step that starts or ends.
         lane: The lane being edited.
         latents: Latents by lane, each (C, h, w), noise level of the step's start or end.
+        reference: The inverted picture's latents (C, h, w) at the same noise level; None for generated sources.
         predict: Runs the denoiser on (C, h, w) latents for a lane and a half and returns its output (C, h, w); keeps
             gradients when they are enabled.
     """
@@ -44,6 +45,32 @@ class StepCall:
     lane: str
     latents: LaneTensors
     predict: Callable[[Tensor, str, Half], Tensor]
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class GuidanceCall:
+    """All context of one lane's guidance in one step.
+
+    Attributes:
+        step: The step.
+        lane: The lane being edited.
+        guidance: Its scale g.
+        uncond: The denoiser's outputs under the unconditional text by lane, each (C, h, w).
+        cond: The same under the lanes' own texts.
+    """
+
+    step: Step
+    lane: str
+    guidance: float
+    uncond: LaneTensors
+    cond: LaneTensors
+
+    @property
+    def plain(self) -> Tensor:
+        """What ordinary guidance gives, e_u + g (e_c - e_u), (C, h, w)."""
+        uncond = self.uncond["self"]
+        return uncond + self.guidance * (self.cond["self"] - uncond)
 
 
 @dataclass(frozen=True)
@@ -77,8 +104,8 @@ class Controller:
         on_probs: ``(call, probs) -> A``: own explicit map (H, N, M) float32 from any lanes'; costs memory N x M.
         on_feature: ``(call, feature) -> own feature (C, h, w)``, at sites of kind ``feature``.
         on_step_start: ``(step_call) -> latents (C, h, w) or None`` before the denoiser; gradients may be enabled.
-        on_guidance: ``(step, uncond, cond, g) -> guided`` denoiser outputs (C, h, w), in place of
-            ``uncond + g (cond - uncond)``.
+        on_guidance: ``(guidance_call) -> guided`` denoiser output (C, h, w), in place of ``guidance_call.plain``; it
+            may read the lanes in `lanes`, in both halves.
         on_step_end: as on_step_start, after the scheduler's step.
         observe: Reads word maps, changes nothing.
         lanes: Lanes other than ``self`` that a callback reads, so that they are kept running; expressions say it
@@ -99,7 +126,7 @@ class Controller:
     on_probs: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
     on_feature: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
     on_step_start: Callable[[StepCall], Tensor | None] | None = None
-    on_guidance: Callable[[Step, Tensor, Tensor, float], Tensor] | None = None
+    on_guidance: Callable[[GuidanceCall], Tensor] | None = None
     on_step_end: Callable[[StepCall], Tensor | None] | None = None
     observe: Observation | None = None
     lanes: tuple[str, ...] = ("source",)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attnctl.attach import Attachment
-from attnctl.branches import Branches, Half, LaneTensors, Row
-from attnctl.controller import StepCall
+from attnctl.branches import HALVES, Branches, Half, LaneTensors, Row
+from attnctl.controller import GuidanceCall, StepCall
 from attnctl.errors import InputError, NumericsError, PluginError, SelectionError, unknown
 from attnctl.memory import MemoryShortageError, is_shortage
 from attnctl.operation import Bound
@@ -68,14 +68,14 @@ class Engine:
         """
         for lane in self.lanes.values():
             if lane.pin == "start" and step.index >= lane.start:
-                lane.latents = self._pinned(lane, step.index)
+                lane.latents = self._on_path(lane, step.index)
         self._step_actions("on_step_start", step)
         needed = self.needed_rows(step)
         outputs = self._predict(step, needed)
         self._move(step, outputs)
         for lane in self.lanes.values():
             if step.index >= lane.start and (lane.pin == "end" or (lane.pin == "start" and not self.keep_source)):
-                lane.latents = self._pinned(lane, step.index + 1)
+                lane.latents = self._on_path(lane, step.index + 1)
         self._step_actions("on_step_end", step)
         self._check_finite(step)
 
@@ -90,6 +90,8 @@ class Engine:
                 for half in bound.controller.passes:
                     if half in self.lanes[bound.lane].halves:
                         needed.update(Row(bound.lane_of(n), half) for n in bound.controller.reads(step))
+            elif self._guides(bound, step):
+                needed.update(Row(bound.lane_of(n), half) for n in bound.controller.reads(step) for half in HALVES)
         aliases = self._aliases(needed)
         rows = {aliases.get(r, r) for r in needed}
         order = list(self.lanes)
@@ -102,6 +104,12 @@ class Engine:
         """Whether a controller acts inside the denoiser's call, where it reads other rows."""
         inside = not bound.controller.is_step_action
         return inside and bound.active(step) and step.index >= self.lanes[bound.lane].start
+
+    def _guides(self, bound: Bound, step: Step) -> bool:
+        """Whether a controller takes over its lane's guidance in a step."""
+        lane = self.lanes[bound.lane]
+        wanted = bound.controller.on_guidance is not None and lane.guidance != 1
+        return wanted and bound.active(step) and self._moves(lane, step)
 
     def _move(self, step: Step, outputs: dict[Row, Tensor]) -> None:
         """Guide and take the scheduler's step, all lanes at once; lanes with kept noises use those."""
@@ -122,6 +130,11 @@ class Engine:
             moved = self.sampler.denoise(step.index, guided, torch.cat([_latents(lane) for lane in plain]))
             for i, lane in enumerate(plain):
                 lane.latents = moved[i : i + 1]
+        for lane in self.lanes.values():
+            if self._moves(lane, step) and lane.edit is None and lane.trajectory is not None:
+                offsets = lane.trajectory.offsets
+                if offsets is not None:
+                    lane.latents = _latents(lane) + offsets[step.index][None].to(_latents(lane))
 
     def _guide(self, step: Step, lane: Lane, outputs: dict[Row, Tensor]) -> Tensor:
         """Classifier-free guidance, e = e_u + g (e_c - e_u), by name; Ho & Salimans, arXiv 2207.12598."""
@@ -129,13 +142,21 @@ class Engine:
         if lane.guidance == 1:
             return cond
         uncond = outputs[Row(lane.name, "uncond")]
+        plain = uncond + lane.guidance * (cond - uncond)
         for bound in self.bounds:
-            if bound.lane == lane.name and bound.controller.on_guidance is not None and bound.active(step):
-                made = bound.controller.on_guidance(step, uncond[0], cond[0], lane.guidance)[None]
+            if bound.lane == lane.name and bound.controller.on_guidance is not None and self._guides(bound, step):
+                views = (_outputs(bound, outputs, half) for half in HALVES)
+                made = bound.controller.on_guidance(GuidanceCall(step, lane.name, lane.guidance, *views))[None]
+                if made.shape != plain.shape:
+                    raise PluginError(
+                        f"controller {bound.label!r} gave guidance of shape {tuple(made.shape[1:])} in step "
+                        f"{step.index}, expected {tuple(plain.shape[1:])}",
+                        hint="return a tensor (C, h, w) like call.plain",
+                    )
                 bound.acted.add(("on_guidance", step.index, None))
-                bound.differs = bound.differs or not torch.equal(made, uncond + lane.guidance * (cond - uncond))
+                bound.differs = bound.differs or not torch.equal(made, plain)
                 return made
-        return uncond + lane.guidance * (cond - uncond)
+        return plain
 
     def _aliases(self, rows: set[Row] | Sequence[Row]) -> dict[Row, Row]:
         return {
@@ -220,7 +241,8 @@ class Engine:
     def _text(self, row: Row, step: Step) -> TextEncoding:
         return self.lanes[row.lane].text(row.half, step)
 
-    def _pinned(self, lane: Lane, index: int) -> Tensor:
+    def _on_path(self, lane: Lane, index: int) -> Tensor:
+        """Return the lane's trajectory at the level before step `index`, (1, C, h, w)."""
         if lane.trajectory is None:
             raise PluginError(f"{lane.name} is pinned but has no trajectory", hint="plan an inversion for it")
         found = lane.trajectory.latents[len(self.steps) - index]
@@ -262,7 +284,9 @@ class Engine:
             return self.model.predict(scaled, self.sampler.timesteps[step.index], [lane(name).text(half, step)])[0]
 
         views = LaneTensors(bound.lane, bound.source, lambda name: _latents(lane(name))[0].clone())
-        return StepCall(step, bound.lane, views, predict)
+        index = step.index + (bound.controller.action == "on_step_end")
+        reference = None if lane("self").trajectory is None else self._on_path(lane("self"), index)[0]
+        return StepCall(step, bound.lane, views, predict, reference)
 
     def _check_finite(self, step: Step) -> None:
         for lane in self.lanes.values():
@@ -274,6 +298,10 @@ class Engine:
                     if low
                     else "lower --guidance, or check the model",
                 )
+
+
+def _outputs(bound: Bound, outputs: dict[Row, Tensor], half: Half) -> LaneTensors:
+    return LaneTensors(bound.lane, bound.source, lambda name: outputs[Row(name, half)][0].clone())
 
 
 def _latents(lane: Lane) -> Tensor:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnctl.inversion import Inversion
     from attnctl.method import EditMethod
     from attnctl.metric import Metric
+    from attnctl.modifier import Modifier
 
 hookspec = pluggy.HookspecMarker("attnctl")
 hookimpl = pluggy.HookimplMarker("attnctl")
@@ -25,6 +26,11 @@ def attnctl_methods() -> list[type[EditMethod]]:  # type: ignore[empty-body]
 @hookspec
 def attnctl_inversions() -> list[type[Inversion]]:  # type: ignore[empty-body]
     """Return inversions."""
+
+
+@hookspec
+def attnctl_modifiers() -> list[type[Modifier]]:  # type: ignore[empty-body]
+    """Return modifiers."""
 
 
 @hookspec

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from attnctl.method import MethodConfig
+from attnctl.method import MethodConfig, Preset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,9 @@ class Trajectory:
         uncond: Embeddings (1, M, C') that replace the unconditional text of every lane on this trajectory: one per
             sampling step, or a single one for all; empty: none.
         start: Index of the sampling step that lanes start at, from ``latents[T - start]``.
+        uncond_pooled: Pooled embedding (1, C'') that goes with `uncond` in models that have one; None leaves it.
         noises: Noise added after each sampling step's mean, (T, C, h, w), unit scale; None: deterministic DDIM.
+        offsets: What is added to a free source lane after each sampling step, (T, C, h, w); edits get nothing.
         denoiser_rows: Number of single-picture denoiser evaluations that it cost.
         info: Anything else worth recording (plain data).
     """
@@ -36,7 +38,9 @@ class Trajectory:
     prompt: str
     uncond: tuple[Tensor, ...] = ()
     start: int = 0
+    uncond_pooled: Tensor | None = None
     noises: Tensor | None = None
+    offsets: Tensor | None = None
     denoiser_rows: int = 0
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -55,6 +59,15 @@ class InversionSpec:
     prompt: str = ""
     options: tuple[tuple[str, Any], ...] = ()
 
+    def with_settings(self, settings: Mapping[str, Any]) -> InversionSpec:
+        """Return the same with further options; they win over those of the same name."""
+        return replace(self, options=tuple(sorted({**dict(self.options), **_hashable(settings)}.items())))
+
+
+def _hashable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn lists into tuples: plans that ask for the same inversion are told by comparing them."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class InversionCall:
@@ -65,8 +78,9 @@ class InversionCall:
         grid: The schedule of the sampling that will follow.
         x0: Clean latents, (1, C, h, w).
         text: The encoding to condition on.
-        uncond: The encoding of the unconditional half.
-        guidance: The guidance scale g that the edit will use.
+        source: The encoding that the source lane will be sampled with; most methods' is the same text.
+        uncond: The encoding of the source lane's unconditional half.
+        guidance: The guidance scale g of the source lane.
         seed: Seed for inversions that draw noise (on the CPU).
         tick: Called with (done, total) for progress.
     """
@@ -75,6 +89,7 @@ class InversionCall:
     grid: DDIMGrid
     x0: Tensor
     text: TextEncoding
+    source: TextEncoding
     uncond: TextEncoding
     guidance: float
     seed: int
@@ -89,16 +104,24 @@ class Inversion(ABC):
         summary: One sentence for tables.
         paper: Where it comes from.
         bibtex: Citation entry, if there is one.
-        pin: How a source lane follows the trajectory when the method does not say (see `attnctl.method.Source`).
+        version: Counts up when the same settings give another trajectory; trajectories kept on disk are then made anew.
+        presets: Named settings; a setting called ``preset`` asks for one.
+        pin: How a source lane follows the trajectory when the method does not say (see `attnctl.method.Source`); an
+            instance may set its own.
         needs_prompt: Whether it is of no use without a source prompt.
+        replaces_uncond: Whether its trajectories replace the unconditional text, so that no negative prompt can be
+            used with it, and guidance 1 (which has no unconditional half) makes no sense.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
-    pin: ClassVar[Literal["none", "start", "end"]] = "none"
+    version: ClassVar[int] = 1
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    pin: Literal["none", "start", "end"] = "none"
     needs_prompt: ClassVar[bool] = False
+    replaces_uncond: ClassVar[bool] = False
 
     class Config(MethodConfig):
         """Settings; empty unless the inversion has some."""
@@ -109,6 +132,14 @@ class Inversion(ABC):
     def rows(self, steps: int) -> int | None:
         """Return how many denoiser rows `invert` takes for a schedule of so many steps; None if it depends."""
         return None
+
+    def source_guidance(self, guidance: float) -> float:
+        """Return the guidance scale of source lanes whose method sets none, given the run's."""
+        return guidance
+
+    def edit_guidance(self, guidance: float) -> float:
+        """Return the guidance scale of edit lanes whose method sets none, given the run's."""
+        return guidance
 
     @abstractmethod
     def invert(self, call: InversionCall) -> Trajectory:

@@ -131,6 +131,7 @@ class LaneRecord(_Record):
     method: str = ""
     preset: str | None = None
     config: Settings = {}
+    modifiers: Settings = {}
     picture: FileRecord | None = None
 
 
@@ -142,6 +143,7 @@ class InversionRecord(_Record):
     prompt: Text = ""
     psnr: float | None = None
     vae_psnr: float | None = None
+    settings: Settings = {}
 
 
 class CoverageRecord(_Record):

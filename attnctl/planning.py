@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from attnctl.branches import Half
+from attnctl.composing import compose
 from attnctl.errors import InputError, PluginError, SelectionError, unknown
 from attnctl.masks import fit_mask
 from attnctl.method import EditMethod, EditPlan, ModelView
@@ -68,7 +69,7 @@ class Lane:
     def follow(self, trajectory: Trajectory) -> None:
         """Take start latents and unconditional texts from an inversion."""
         if len(trajectory.uncond) == 1:  # the same in all steps: an ordinary text
-            self.uncond = replace(self.uncond, prompt="", embeds=trajectory.uncond[0])
+            self.uncond = _replaced(self.uncond, trajectory, 0)
             trajectory = replace(trajectory, uncond=())
         self.trajectory = trajectory
         self.latents = trajectory.latents[-1 - trajectory.start][None].to(self.cond.embeds)
@@ -78,8 +79,19 @@ class Lane:
         if half == "cond":
             return self.cond
         if self.trajectory is not None and self.trajectory.uncond:
-            return replace(self.uncond, prompt="", embeds=self.trajectory.uncond[step.index])
+            return _replaced(self.uncond, self.trajectory, step.index)
         return self.uncond
+
+
+def _replaced(text: TextEncoding, trajectory: Trajectory, index: int) -> TextEncoding:
+    """Return a trajectory's own unconditional text in the type and on the device of the one that it replaces."""
+    pooled = text.pooled if trajectory.uncond_pooled is None else trajectory.uncond_pooled
+    return replace(
+        text,
+        prompt="",
+        embeds=trajectory.uncond[index].to(text.embeds),
+        pooled=None if pooled is None else pooled.to(text.embeds),
+    )
 
 
 @dataclass(eq=False)
@@ -132,7 +144,8 @@ def plan_run(
     mask = None if request.mask is None else fit_mask(request.mask, latent_size, model.vae_scale)
     for i, edit in enumerate(request.edits):
         method = registry.make_method(edit.method, edit.settings, edit.preset)
-        plan = method.plan(request.plan_request(i, mask), view)
+        seen = request.plan_request(i, mask)
+        plan = compose(method.plan(seen, view), method, edit, request, seen, registry, view)
         if mask is not None and not method.uses_mask:
             plan = replace(plan, notes=(*plan.notes, f"{method.name} makes no use of the mask"))
         _check_needs(method, plan, request, registry)
@@ -140,7 +153,7 @@ def plan_run(
         if key not in sources:
             name = "source" if not sources else f"source[{len(sources)}]"
             sources[key] = name
-            run.lanes[name] = _source_lane(name, plan, request, model, registry)
+            run.lanes[name] = _source_lane(name, plan, request, model)
             if plan.inversion is not None:
                 run.inversions[name] = plan.inversion
         planned = PlannedEdit(i, request.lane_name(i), method, plan, sources[key])
@@ -183,7 +196,7 @@ def _check_needs(method: EditMethod, plan: EditPlan, request: EditRequest, regis
 def _check_lanes(run: RunPlan, steps: Sequence[Step]) -> None:
     """Refuse controllers that read lanes which do not exist, before a denoiser call runs into it."""
     for bound in run.bounds:
-        if bound.controller.is_step_action:
+        if bound.controller.is_step_action and bound.controller.on_guidance is None:
             continue  # what they read, they ask for by name when they run
         read = {name for s in steps if bound.active(s) for name in bound.controller.reads(s)}
         for name in sorted(read):
@@ -206,15 +219,11 @@ def _notes(planned: PlannedEdit, count: int) -> list[str]:
     return notes
 
 
-def _source_lane(name: str, plan: EditPlan, request: EditRequest, model: Model, registry: Registry) -> Lane:
+def _source_lane(name: str, plan: EditPlan, request: EditRequest, model: Model) -> Lane:
     source = plan.source
     guidance = request.guidance if source.guidance is None else source.guidance
     negative = request.negative_prompt if source.negative_prompt is None else source.negative_prompt
-    pin = source.pin
-    if plan.inversion is None:
-        pin = "none"  # a generated source has no trajectory to follow
-    elif pin is None:
-        pin = registry.inversion(plan.inversion.name).pin
+    pin = "none" if plan.inversion is None else source.pin or "none"  # a generated source has no path to follow
     return Lane(name, source.prompt, model.encode_text(source.prompt), model.encode_text(negative), guidance, pin)
 
 

@@ -79,6 +79,7 @@ def describe_run(
                 method=lane.method,
                 preset=lane.preset,
                 config=lane.settings,
+                modifiers=lane.modifiers,
                 picture=pictures.get(lane.name),
             )
             for lane in result.lanes

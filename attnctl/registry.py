@@ -21,11 +21,13 @@ from attnctl.errors import InputError, PluginError, unknown
 from attnctl.inversion import Inversion, InversionSpec
 from attnctl.method import EditMethod, MethodConfig, Preset
 from attnctl.metric import Metric
+from attnctl.modifier import Modifier
 
 GROUP = "attnctl"
 KINDS: Mapping[str, tuple[str, type]] = {
     "method": ("attnctl_methods", EditMethod),
     "inversion": ("attnctl_inversions", Inversion),
+    "modifier": ("attnctl_modifiers", Modifier),
     "metric": ("attnctl_metrics", Metric),
     "dataset": ("attnctl_datasets", Dataset),
 }
@@ -41,7 +43,7 @@ class Plugin:
         owner: Distribution that declares it, or ``file``.
         version: The distribution's version.
         target: What the entry point points to.
-        provides: ``method fpe``, ``inversion ddim``, ...
+        provides: ``method NAME``, ``inversion NAME``, ...
         error: Why it could not be used; empty when it works.
     """
 
@@ -109,6 +111,11 @@ class Registry:
         return self.classes["inversion"]
 
     @property
+    def modifiers(self) -> dict[str, type[Modifier]]:
+        """Modifiers by name."""
+        return self.classes["modifier"]
+
+    @property
     def metrics(self) -> dict[str, type[Metric]]:
         """Metrics by name."""
         return self.classes["metric"]
@@ -140,22 +147,28 @@ class Registry:
         Raises:
             InputError: Unknown method, preset or setting, or a value out of range.
         """
-        from attnctl.config import build_config
-
         kind = self.method(name)
-        base: Mapping[str, Any] = {}
-        if preset is not None:
-            if preset not in kind.presets:
-                raise unknown(f"preset of {name}", preset, kind.presets)
-            base = kind.presets[preset].settings
-        return kind(build_config(kind.Config, {**base, **settings}, owner=name))
+        return kind(_config(kind, settings, preset))
 
     def make_inversion(self, spec: InversionSpec) -> Inversion:
-        """Build the inversion that a plan asks for, with validated settings."""
-        from attnctl.config import build_config
+        """Build the inversion that a plan asks for, with validated settings; one called ``preset`` names a preset.
 
+        Raises:
+            InputError: Unknown inversion, preset or setting, or a value out of range.
+        """
         kind = self.inversion(spec.name)
-        return kind(build_config(kind.Config, dict(spec.options), owner=spec.name))
+        settings = dict(spec.options)
+        return kind(_config(kind, settings, settings.pop("preset", None)))
+
+    def make_modifier(self, name: str, settings: Mapping[str, Any]) -> Modifier:
+        """Build a modifier with validated settings; one called ``preset`` names a preset.
+
+        Raises:
+            InputError: Unknown modifier, preset or setting, or a value out of range.
+        """
+        kind = cast(type[Modifier], self._get("modifier", name))
+        settings = dict(settings)
+        return kind(_config(kind, settings, settings.pop("preset", None)))
 
     def make_metric(
         self, name: str, settings: Mapping[str, Any], preset: str | None = None, *, device: str = "cpu"

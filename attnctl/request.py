@@ -23,6 +23,7 @@ class Edit:
         settings: Values for the method's ``Config`` by field name.
         preset: One of the method's presets; `settings` override it.
         name: Lane name; by default ``edit[0]``, ``edit[1]``, ...
+        modifiers: Additions to the method, in their order: settings by modifier name.
     """
 
     prompt: str
@@ -30,6 +31,7 @@ class Edit:
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = None
     name: str | None = None
+    modifiers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,7 @@ class EditRequest:
         size: Picture (height, width); None means the model's own, or the picture's.
         scheduler: One of `attnctl.sampling_names.SCHEDULERS`.
         inversion: Inversion to use in place of the one that each method asks for.
+        inversion_settings: Values for the ``Config`` of `inversion` by field name; ``preset`` names one of its presets.
         max_rows: Largest number of rows in one denoiser call; None means all at once.
         keep_source: Run a pinned source to the end, although only its trajectory matters.
         check_reconstruction: Measure how well the inversion reconstructs before editing (T more rows).
@@ -73,6 +76,7 @@ class EditRequest:
     size: tuple[int, int] | None = None
     scheduler: str = "ddim"
     inversion: str | None = None
+    inversion_settings: Mapping[str, Any] = field(default_factory=dict)
     max_rows: int | None = None
     keep_source: bool = False
     check_reconstruction: bool = True
@@ -105,6 +109,9 @@ class EditRequest:
                 f"a real picture is inverted with DDIM, so the scheduler cannot be {self.scheduler!r}",
                 hint=f"leave --scheduler out ({', '.join(SCHEDULERS)} work for generated sources)",
             )
+
+        if self.inversion_settings and self.inversion is None:
+            raise InputError("there are settings for an inversion, but none is named", hint="give --inversion")
 
     @property
     def real(self) -> bool:

@@ -63,6 +63,7 @@ class LaneResult:
         pixels: (3, H, W) in [0, 1], float32, CPU.
         latents: Final latents, (1, C, h, w).
         history: Latents after every step, (T+1, C, h, w), start first, if they were recorded.
+        modifiers: The full settings of its modifiers by name.
     """
 
     name: str
@@ -74,6 +75,7 @@ class LaneResult:
     pixels: Tensor
     latents: Tensor
     history: Tensor | None = None
+    modifiers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class InversionReport:
         psnr: Peak signal-to-noise ratio in dB of sampling back without an edit, against the given picture; None if
             it was not measured.
         vae_psnr: The same for the autoencoder alone: the best that any inversion could reach.
+        settings: The inversion's full settings.
     """
 
     lane: str
@@ -94,6 +97,7 @@ class InversionReport:
     prompt: str
     psnr: float | None
     vae_psnr: float | None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +108,8 @@ class EditResult:
         lanes: Sources first, then edits in the request's order.
         coverage: One row per controller.
         inversions: One report per inverted source.
-        rows: Single-picture denoiser evaluations by stage (``inversion``, ``reconstruction``, ``edit``).
+        rows: Single-picture denoiser evaluations by stage (``inversion``, ``reconstruction``, ``edit``); for an
+            inversion that was kept on disk, those that it once took.
         seconds: Wall-clock seconds by stage.
         peak_memory: Bytes: of the device's allocator on CUDA, the process's high-water mark elsewhere.
         warnings: Sentences for the user.
@@ -171,5 +176,5 @@ def check_coverage(result: EditResult, same_prompt: dict[str, bool]) -> str | No
         if rows and not any(r.changed for r in rows):
             names = ", ".join(r.controller for r in rows)
             reason = "its prompt equals the source's" if same_prompt.get(lane.name) else f"{names} changed no number"
-            return f"{lane.name} ({lane.method}) is identical to its uncontrolled lane: {reason}"
+            return f"the edit {lane.name!r} ({lane.method}) is identical to its uncontrolled lane: {reason}"
     return None

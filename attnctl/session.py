@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,8 @@ from torch import Tensor
 from attnctl.attach import Attachment, attached
 from attnctl.engine import Engine
 from attnctl.errors import InputError
-from attnctl.inversion import InversionCall, Trajectory
+from attnctl.events import Event, Inverted, Progress, Warned
+from attnctl.inverting import Found, Inverter
 from attnctl.memory import peak_bytes, reset_peak
 from attnctl.planning import Lane, RunPlan, plan_run
 from attnctl.registry import Registry
@@ -24,43 +24,11 @@ from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler
 from attnctl.steps import Step
 
 if TYPE_CHECKING:
+    from attnctl.cache import TrajectoryCache
     from attnctl.model import Model
     from attnctl.request import EditRequest
 
-PSNR_WARNING = 20.0
-"""Reconstruction PSNR in dB below which an inversion is called poor: edits then start from another picture."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One tick: `done` of `total` units of a stage (``inversion``, ``reconstruction``, ``edit``, ``decode``)."""
-
-    stage: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Inverted:
-    """An inversion is finished and measured, before anything is edited.
-
-    Attributes:
-        report: Its quality.
-        reconstruction: Picture (3, H, W) in [0, 1] of sampling back without an edit; None if that was not done.
-    """
-
-    report: InversionReport
-    reconstruction: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something that the user should know, said as soon as it is known; also in `EditResult.warnings`."""
-
-    text: str
-
-
-Event = Progress | Inverted | Warned
+__all__ = ["EditSession", "Event", "Inverted", "Progress", "Warned"]
 
 
 @dataclass
@@ -80,6 +48,16 @@ class _Ledger:
             self.warnings.append(text)
             self.on_event(Warned(text))
 
+    def add(self, found: Found) -> None:
+        """Account for an inversion."""
+        for stage, rows in found.rows.items():
+            self.rows[stage] = self.rows.get(stage, 0) + rows
+        for stage, seconds in found.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.reports.append(found.report)
+        if found.reconstruction is not None:
+            self.reconstructions[found.report.lane] = found.reconstruction
+
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -94,12 +72,14 @@ class EditSession:
 
     Attributes:
         model: The model; left exactly as found after every run, also after a failed one.
-        registry: Where methods and inversions are looked up.
+        registry: Where methods, inversions and modifiers are looked up.
+        cache: Where trajectories of real pictures are kept from run to run; None keeps none.
     """
 
-    def __init__(self, model: Model, registry: Registry | None = None) -> None:
+    def __init__(self, model: Model, registry: Registry | None = None, *, cache: TrajectoryCache | None = None) -> None:
         self.model = model
         self.registry = Registry.load() if registry is None else registry
+        self.cache = cache
 
     def plan(self, request: EditRequest) -> RunPlan:
         """Return what a run would do, without running the denoiser.
@@ -231,9 +211,21 @@ class EditSession:
             return
         assert isinstance(sampler, DDIMGrid)  # EditRequest refuses other schedulers for real pictures
         x0 = model.encode_picture(request.pixels) if request.x0 is None else request.x0  # type: ignore[arg-type]
-        x0 = x0.to(model.device, model.dtype)
-        for name in plan.inversions:
-            trajectory = self._invert(request, plan, name, sampler, x0, ledger, on_event)
+        inverter = Inverter(
+            model,
+            self.registry,
+            sampler,
+            x0.to(model.device, model.dtype),
+            request.pixels,
+            request.seed,
+            request.check_reconstruction,
+            self.cache,
+            lambda event: ledger.warn(event.text) if isinstance(event, Warned) else on_event(event),
+        )
+        for name, spec in plan.inversions.items():
+            found = inverter.invert(plan.lanes[name], spec)
+            ledger.add(found)
+            trajectory = found.trajectory
             for lane in (plan.lanes[name], *(plan.lanes[e.name] for e in plan.edits if e.source == name)):
                 lane.follow(trajectory)
             for bound in (b for e in plan.edits if e.source == name for b in e.bounds):
@@ -243,68 +235,6 @@ class EditSession:
                     ledger.warn(
                         f"{bound.label} does not act: its lane starts at step {trajectory.start}, after its window"
                     )
-
-    def _invert(
-        self,
-        request: EditRequest,
-        plan: RunPlan,
-        source: str,
-        grid: DDIMGrid,
-        x0: Tensor,
-        ledger: _Ledger,
-        on_event: Callable[[Event], None],
-    ) -> Trajectory:
-        spec = plan.inversions[source]
-        inversion = self.registry.make_inversion(spec)
-        lane = plan.lanes[source]
-        call = InversionCall(
-            self.model,
-            grid,
-            x0,
-            self.model.encode_text(spec.prompt),
-            lane.uncond,
-            lane.guidance,
-            request.seed,
-            lambda done, total: on_event(Progress("inversion", done, total)),
-        )
-        with ledger.time("inversion"):
-            trajectory = inversion.invert(call)
-        ledger.rows["inversion"] = ledger.rows.get("inversion", 0) + trajectory.denoiser_rows
-        psnr = vae_psnr = None
-        if request.check_reconstruction:
-            with ledger.time("reconstruction"):
-                picture, rows = self._reconstruct(trajectory, grid, lane, on_event)
-            ledger.rows["reconstruction"] = ledger.rows.get("reconstruction", 0) + rows
-            ledger.reconstructions[source] = picture
-            ideal = self.model.decode_latents(x0)
-            truth = ideal if request.pixels is None else request.pixels.float().cpu() / 2 + 0.5
-            psnr = _psnr(picture, truth)
-            vae_psnr = None if request.pixels is None else _psnr(ideal, truth)
-            if psnr < PSNR_WARNING:
-                ledger.warn(
-                    f"the inversion reconstructs the picture at only {psnr:.1f} dB, so edits start from another "
-                    "picture; more --steps or a source prompt that describes it may help"
-                )
-        report = InversionReport(source, spec.name, spec.prompt, psnr, vae_psnr)
-        ledger.reports.append(report)
-        on_event(Inverted(report, ledger.reconstructions.get(source)))
-        return trajectory
-
-    def _reconstruct(
-        self, trajectory: Trajectory, grid: DDIMGrid, source: Lane, on_event: Callable[[Event], None]
-    ) -> tuple[Tensor, int]:
-        """Sample back freely from the inverted noise, without an edit: pixels (3, H, W) in [0, 1], rows spent.
-
-        An inversion that corrects guidance, or that kept noises, is sampled with guidance; a plain one without.
-        """
-        guidance = source.guidance if trajectory.uncond or trajectory.noises is not None else 1.0
-        text = self.model.encode_text(trajectory.prompt)
-        lane = Lane("reconstruction", trajectory.prompt, text, source.uncond, guidance)
-        lane.follow(trajectory)
-        steps = _steps(grid)
-        engine = Engine(self.model, grid, steps, {lane.name: lane}, [], Attachment())
-        engine.run(lambda step: on_event(Progress("reconstruction", step.index + 1, len(steps))))
-        return self.model.decode_latents(_at(lane)), engine.rows
 
     def _finish(
         self,
@@ -331,6 +261,7 @@ class EditSession:
                         self.model.decode_latents(latents),
                         latents,
                         torch.cat(histories[name]) if histories else None,
+                        self._modifiers(request, edit.index) if edit else {},
                     )
                 )
                 on_event(Progress("decode", len(lanes), len(plan.lanes)))
@@ -345,6 +276,10 @@ class EditSession:
             ledger.reconstructions,
         )
 
+    def _modifiers(self, request: EditRequest, index: int) -> dict[str, dict[str, Any]]:
+        given = request.edits[index].modifiers
+        return {n: self.registry.make_modifier(n, s).config.model_dump(mode="json") for n, s in given.items()}
+
 
 def _steps(sampler: DDIMGrid | SchedulerAdapter) -> list[Step]:
     count = len(sampler.timesteps)
@@ -355,9 +290,3 @@ def _at(lane: Lane) -> Tensor:
     if lane.latents is None:
         raise InputError(f"{lane.name} was never started", hint="this is a fault of the session")
     return lane.latents
-
-
-def _psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [0, 1]; infinite for equal ones."""
-    mse = float(torch.mean((a - b) ** 2))
-    return math.inf if mse == 0 else -10 * math.log10(mse)

@@ -24,8 +24,9 @@ MAY_IMPORT = {
 HEAVY = {"accelerate", "diffusers", "lpips", "open_clip", "peft", "torch", "torchvision", "transformers"}
 # Import name -> distribution name, where the two differ by more than a dash.
 DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open-clip-torch", "yaml": "pyyaml"}
-# Built-in plugins whose name is also an ordinary word or a scheduler's name: the search cannot tell.
-ORDINARY_WORDS = {"none", "ddim"}
+# Built-in methods and inversions whose name is also an ordinary word, a scheduler or a part of diffusers' interface:
+# the search cannot tell.
+ORDINARY_WORDS = {"none", "ddim", "negative-prompt"}
 
 
 def sources(folder: Path) -> list[Path]:
@@ -74,7 +75,8 @@ def test_core_names_no_other_package_in_any_string(packages: dict[str, Path], ro
 
 
 def test_core_names_no_built_in_plugin(packages: dict[str, Path], root: Path, project: dict) -> None:
-    names = set(project["entry-points"]["attnctl"]) - ORDINARY_WORDS
+    built_in = project["entry-points"]["attnctl"].items()
+    names = {name for name, target in built_in if target.startswith("attnctl_plugins.")} - ORDINARY_WORDS
     assert names, "the search below would search for nothing"
     pattern = re.compile(r"\b(" + "|".join(sorted(re.escape(name) for name in names)) + r")\b", re.IGNORECASE)
     wrong = [
@@ -127,16 +129,18 @@ def normalised(distribution: str) -> str:
     return distribution.lower().replace("_", "-").replace(".", "-")
 
 
-def test_every_built_in_plugin_module_has_an_entry_point(packages: dict[str, Path], project: dict) -> None:
-    """And the other way round: every entry point names a module that exists."""
-    targets = set(project["entry-points"]["attnctl"].values())
-    folder = packages["attnctl_plugins"]
+@pytest.mark.parametrize("package", ["attnctl_plugins", "attnctl_evaluation"])
+def test_every_plugin_module_has_an_entry_point(package: str, packages: dict[str, Path], project: dict) -> None:
+    """And the other way round: every entry point names a module that implements a hook."""
+    groups = [group for name, group in project["entry-points"].items() if name.partition(".")[0] == "attnctl"]
+    targets = {target for group in groups for target in group.values()}
+    folder = packages[package]
     modules = {
-        "attnctl_plugins." + ".".join(path.relative_to(folder).with_suffix("").parts)
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
         for path in sources(folder)
         if re.search(r"^@hookimpl\b", path.read_text(), re.MULTILINE)
     }
-    assert modules == {t for t in targets if t.startswith("attnctl_plugins.")}
+    assert modules == {t for t in targets if t.startswith(package + ".")}
 
 
 COMMAND = """

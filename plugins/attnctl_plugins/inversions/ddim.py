@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from attnctl.errors import InputError
 from attnctl.hookspecs import hookimpl
 from attnctl.inversion import Inversion, InversionCall, Trajectory
+from attnctl.method import MethodConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from attnctl.model import TextEncoding
+    from attnctl.sampling import DDIMGrid
 
 
 class DDIMInversion(Inversion):
@@ -22,27 +29,85 @@ class DDIMInversion(Inversion):
     summary = "Run DDIM backwards without guidance; one denoiser row per step."
     paper = "arXiv:2010.02502"
 
-    def rows(self, steps: int) -> int:
-        """One row per step."""
-        return steps
+    class Config(MethodConfig):
+        """Settings of DDIM inversion."""
+
+        steps: int | None = Field(
+            None,
+            ge=1,
+            description="Steps of the inversion where they shall be more than the sampling's; 999 visits every level.",
+        )
+        guidance: float = Field(
+            1.0, ge=1, description="Guidance scale on the way up; above 1 costs a second row per step, and precision."
+        )
 
     def invert(self, call: InversionCall) -> Trajectory:
-        """Invert clean latents (1, C, h, w) to L of shape (T+1, C, h, w)."""
-        path = ddim_path(call)
-        return Trajectory(path, call.text.prompt, denoiser_rows=path.shape[0] - 1)
+        """Invert clean latents (1, C, h, w) to L of shape (T+1, C, h, w).
+
+        Raises:
+            InputError: The levels of the sampling are not among those of an inversion with so many steps.
+        """
+        grid, guidance = call.grid, self.config.guidance
+        fine = grid if self.config.steps is None else _finer(grid, self.config.steps)
+        path = ddim_path(call, fine, guidance)
+        rows = (path.shape[0] - 1) * rows_of_guidance(call.uncond, call.text, guidance)
+        if fine is not grid:
+            levels = [-1, *reversed(fine.timesteps)]
+            path = path[[0, *(levels.index(t) for t in reversed(grid.timesteps))]]
+        return Trajectory(path, call.text.prompt, denoiser_rows=rows)
 
 
-def ddim_path(call: InversionCall) -> Tensor:
-    """Run DDIM backwards: L of shape (T+1, C, h, w), clean first; other inversions start from it."""
+def ddim_path(call: InversionCall, grid: DDIMGrid | None = None, guidance: float = 1.0) -> Tensor:
+    """Run DDIM backwards: L of shape (T+1, C, h, w), clean first; other inversions start from it.
+
+    Args:
+        call: What to invert.
+        grid: The schedule; None means the call's.
+        guidance: Guidance scale on the way up.
+    """
     import torch
 
-    count = len(call.grid.timesteps)
+    grid = call.grid if grid is None else grid
+    count = len(grid.timesteps)
     path = [call.x0]
     for done, i in enumerate(reversed(range(count)), start=1):
-        out = call.model.predict(path[-1], call.grid.timesteps[i], [call.text])
-        path.append(call.grid.invert(i, out, path[-1]))
+        out = guided(call, path[-1], grid.timesteps[i], call.text, guidance)
+        path.append(grid.invert(i, out, path[-1]))
         call.tick(done, count)
     return torch.cat(path)
+
+
+def guided(call: InversionCall, x: Tensor, timestep: int | float, text: TextEncoding, guidance: float) -> Tensor:
+    """Predict under classifier-free guidance, e = e_u + g (e_c - e_u), with as few rows as that takes.
+
+    Args:
+        call: Has the model and the unconditional text.
+        x: Latents (1, C, h, w).
+        timestep: Training timestep t.
+        text: The conditional text.
+        guidance: The scale g.
+    """
+    if rows_of_guidance(call.uncond, text, guidance) == 1:
+        return call.model.predict(x, timestep, [text])
+    uncond, cond = call.model.predict(x.expand(2, -1, -1, -1), timestep, [call.uncond, text]).chunk(2)
+    return uncond + guidance * (cond - uncond)
+
+
+def rows_of_guidance(uncond: TextEncoding, text: TextEncoding, guidance: float) -> int:
+    """Return how many rows guidance takes: one where both halves would be equal or one is not wanted, else two."""
+    return 1 if guidance == 1 or uncond.same_as(text) else 2
+
+
+def _finer(grid: DDIMGrid, steps: int) -> DDIMGrid:
+    from attnctl.sampling import DDIMGrid
+
+    fine = DDIMGrid(grid.abar, steps, grid.prediction)
+    if not set(grid.timesteps) <= set(fine.timesteps):
+        raise InputError(
+            f"an inversion in {steps} steps does not pass the levels of a sampling in {len(grid.timesteps)}",
+            hint=f"{len(grid.abar) - 1} steps pass every level; or leave the inversion's steps out",
+        )
+    return fine
 
 
 @hookimpl

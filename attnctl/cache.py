@@ -1,0 +1,277 @@
+"""Trajectories kept on disk: the same picture, prompt, model and settings are inverted once.
+
+A file is named by the SHA-256 of everything that its numbers depend on, so that it can never be stale: whatever
+changes, another file is looked for. The least recently used ones go when the folder grows over its limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnctl import __version__
+from attnctl.errors import AttnctlError, InputError
+from attnctl.files import reason, sha256_of_file, shown, write_atomic
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from attnctl.inversion import Inversion, InversionCall, Trajectory
+    from attnctl.model import Model, TextEncoding
+
+LAYOUT = 1
+"""Counts up when the layout of the files changes."""
+
+LIMIT = 2 * 1024**3
+"""Default bound on the size of all files together, in bytes."""
+
+_HEADER = "attnctl"
+_SINGLE = ("latents", "noises", "offsets", "uncond_pooled", "reconstruction")
+
+
+def cache_folder() -> Path:
+    """Return where trajectories are kept: ``$ATTNCTL_CACHE``, else the user's cache folder."""
+    if value := os.environ.get("ATTNCTL_CACHE"):
+        return Path(value).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "attnctl" / "trajectories"
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What was found on disk.
+
+    Attributes:
+        trajectory: The trajectory.
+        reconstruction: Latents (1, C, h, w) of sampling it back without an edit, if that was done.
+    """
+
+    trajectory: Trajectory
+    reconstruction: Tensor | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the cache.
+
+    Attributes:
+        key: Its name without the suffix, 64 hexadecimal digits.
+        size: Bytes.
+        used: When it was last used, in seconds since 1970.
+        inversion: The inversion's name; empty if the file is damaged.
+        prompt: The text that it was conditioned on.
+        steps: Number of sampling steps T.
+    """
+
+    key: str
+    size: int
+    used: float
+    inversion: str = ""
+    prompt: str = ""
+    steps: int = 0
+
+
+@dataclass
+class TrajectoryCache:
+    """A folder of trajectories.
+
+    Attributes:
+        folder: Where they lie; made when the first is written.
+        limit: Bound on the size of all files together, in bytes.
+    """
+
+    folder: Path
+    limit: int = LIMIT
+
+    def get(self, key: str, device: torch.device | str = "cpu") -> Kept | None:
+        """Return what is kept under a key, or None; a damaged file counts as none, and is taken away."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                header = json.loads(file.metadata()[_HEADER])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            found = _unpack(header, tensors)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return found
+
+    def put(self, key: str, trajectory: Trajectory, reconstruction: Tensor | None, inversion: Inversion) -> str:
+        """Keep a trajectory; say why it could not be kept, or nothing: a full disk must not end a run."""
+        from safetensors.torch import save
+
+        tensors = {name: getattr(trajectory, name) for name in _SINGLE[:-1]}
+        tensors |= {"reconstruction": reconstruction}
+        tensors |= {f"uncond.{i}": text for i, text in enumerate(trajectory.uncond)}
+        header = {
+            "layout": LAYOUT,
+            "inversion": inversion.name,
+            "settings": inversion.config.model_dump(mode="json"),
+            "prompt": trajectory.prompt,
+            "start": trajectory.start,
+            "denoiser_rows": trajectory.denoiser_rows,
+            "info": trajectory.info,
+            "steps": trajectory.latents.shape[0] - 1,
+        }
+        try:
+            data = save(
+                {name: t.detach().cpu().contiguous() for name, t in tensors.items() if t is not None},
+                {_HEADER: json.dumps(header)},
+            )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._path(key), data)
+        except AttnctlError as error:
+            return error.message
+        except (OSError, TypeError, ValueError) as error:
+            return f"{shown(self.folder)}: {reason(error)}"
+        self._shrink(keep=key)
+        return ""
+
+    def entries(self) -> list[Entry]:
+        """Return all files, last used first."""
+        return sorted((self._read(path) for path in self._files()), key=lambda e: (-e.used, e.key))
+
+    def clear(self) -> int:
+        """Take every file away and return how many there were.
+
+        Raises:
+            InputError: One cannot be taken away.
+        """
+        files = list(self._files())
+        for path in files:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot remove {shown(path)}: {reason(error)}", hint="check the folder") from error
+        return len(files)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _files(self) -> Iterator[Path]:
+        """List the cache's own files; strangers' files in the folder are left alone."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if len(path.stem) == 64 and set(path.stem) <= set("0123456789abcdef"):
+                yield path
+
+    def _read(self, path: Path) -> Entry:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            status = path.stat()
+            size, used = status.st_size, status.st_mtime
+            with safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()[_HEADER])
+            return Entry(path.stem, size, used, str(header["inversion"]), str(header["prompt"]), int(header["steps"]))
+        except OSError:
+            return Entry(path.stem, 0, 0.0)
+        except (SafetensorError, ValueError, KeyError, TypeError):
+            return Entry(path.stem, size, used)
+
+    def _shrink(self, keep: str) -> None:
+        """Take the least recently used files away until the limit is kept; never the one just written."""
+        sizes: dict[Path, tuple[float, int]] = {}
+        for path in self._files():
+            with contextlib.suppress(OSError):
+                sizes[path] = (path.stat().st_mtime, path.stat().st_size)
+        total = sum(size for _, size in sizes.values())
+        for path in sorted(sizes, key=lambda p: sizes[p]):
+            if total <= self.limit:
+                return
+            if path.stem != keep:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                total -= sizes[path][1]
+
+
+def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
+    """Return the name of an inversion's result: a digest of everything that its numbers depend on.
+
+    That is the latents, the texts as they were encoded, the model's files, the schedule, guidance, seed, device and
+    type, the inversion with its code, version and settings, and the versions of attnctl, torch and diffusers. None if
+    the denoiser cannot be told by its files: it has none, or was changed after loading (LoRA, an image adapter).
+    """
+    import diffusers
+    import torch
+
+    from attnctl.record import describe_device
+
+    model = _denoiser(call.model)
+    if model is None:
+        return None
+    parts = {
+        "layout": LAYOUT,
+        "versions": [__version__, torch.__version__, diffusers.__version__],
+        "model": model,
+        "device": describe_device(call.model.device, call.model.dtype).model_dump(),
+        "inversion": [inversion.name, inversion.version, _code(inversion), inversion.config.model_dump(mode="json")],
+        "schedule": [list(call.grid.timesteps), call.grid.prediction, _digest(call.grid.abar)],
+        "latents": _digest(call.x0),
+        "texts": [_text(call.text), _text(call.source), _text(call.uncond)],
+        "guidance": call.guidance,
+        "seed": call.seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _denoiser(model: Model) -> str | None:
+    from attnctl.record import describe_model
+
+    unet = model.unet
+    if getattr(unet, "peft_config", None) or getattr(unet, "encoder_hid_proj", None) is not None:
+        return None
+    return describe_model(model).sha256
+
+
+def _code(inversion: Inversion) -> str | None:
+    """Return the digest of the file that an inversion's class is in: plugins change without a new version."""
+    try:
+        return sha256_of_file(inspect.getfile(type(inversion)))
+    except (OSError, TypeError):
+        return None
+
+
+def _digest(tensor: Tensor) -> str:
+    import torch
+
+    plain = tensor.detach().cpu().contiguous()
+    data = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return f"{plain.dtype} {tuple(plain.shape)} {hashlib.sha256(data).hexdigest()}"
+
+
+def _text(text: TextEncoding) -> list[str]:
+    return [_digest(text.embeds), "" if text.pooled is None else _digest(text.pooled)]
+
+
+def _unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
+    from attnctl.inversion import Trajectory
+
+    if header["layout"] != LAYOUT:
+        raise ValueError(f"layout {header['layout']}, expected {LAYOUT}")
+    count = sum(name.startswith("uncond.") for name in tensors)
+    trajectory = Trajectory(
+        tensors["latents"],
+        header["prompt"],
+        uncond=tuple(tensors[f"uncond.{i}"] for i in range(count)),
+        start=header["start"],
+        uncond_pooled=tensors.get("uncond_pooled"),
+        noises=tensors.get("noises"),
+        offsets=tensors.get("offsets"),
+        denoiser_rows=header["denoiser_rows"],
+        info=header["info"],
+    )
+    return Kept(trajectory, tensors.get("reconstruction"))

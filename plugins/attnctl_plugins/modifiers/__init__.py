@@ -1,0 +1,1 @@
+"""Built-in modifiers: additions to an edit that go with any method."""
