@@ -90,7 +90,8 @@ def test_versions_agree(metadata: Message, root: Path) -> None:
 
 def test_entry_points_name_modules_of_the_wheel(wheel: zipfile.ZipFile, root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    targets = [*project["entry-points"]["attnctl"].values(), *project["scripts"].values()]
+    groups = [project["scripts"], *project["entry-points"].values()]
+    targets = [target for group in groups for target in group.values()]
     names = set(wheel.namelist())
     for target in targets:
         module = target.partition(":")[0].replace(".", "/")
