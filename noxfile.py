@@ -41,7 +41,8 @@ def shared_environment(session: nox.Session) -> str:
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         session.run(sys.executable, "-m", "virtualenv", "-q", str(folder), external=True)
-        requirements = ["--editable", f"{ROOT}[eval,lora]", *group("test", "types", "build")]
+        extras = ",".join(PROJECT["project"]["optional-dependencies"])
+        requirements = ["--editable", f"{ROOT}[{extras}]", *group("test", "types", "build")]
         session.run(str(python), "-m", "pip", "install", "-q", *requirements, external=True)
         stamp.write_text(wanted)
     return str(python)
@@ -141,11 +142,7 @@ def gpu(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """The tests with the oldest release of every dependency that pyproject.toml allows."""
     project = PROJECT["project"]
-    ranges = [
-        *project["dependencies"],
-        *project["optional-dependencies"]["eval"],
-        *project["optional-dependencies"]["lora"],
-    ]
+    ranges = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
     oldest = [re.sub(r">=([^,]+),.*", r"==\1", requirement) for requirement in ranges]
     session.install("-q", "-e", ".", *oldest, *group("test", "build"))
     # Old releases use what newer ones of other packages deprecate; that is not ours to mend.
