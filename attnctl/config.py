@@ -45,11 +45,15 @@ def build_config(kind: type[MethodConfig], settings: Mapping[str, Any], *, owner
         return kind.model_validate({k: _read(kind, k, v) for k, v in settings.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else "settings"
-        what = kind.model_fields[field].description if field in kind.model_fields else ""
-        given = settings.get(field)
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(f"{owner}: {field}={given} is not allowed: {message}", hint=f"{field}: {what}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        if not first["loc"] or first["loc"][0] not in kind.model_fields:  # the settings do not go together
+            raise InputError(f"{owner}: {message}", hint=f"its settings are {', '.join(kind.model_fields)}") from None
+        field = str(first["loc"][0])
+        raise InputError(
+            f"{owner}: {field}={settings.get(field)} is not allowed: {message}",
+            hint=f"{field}: {kind.model_fields[field].description or 'has no description'}",
+        ) from None
 
 
 def _read(kind: type[MethodConfig], name: str, value: Any) -> Any:

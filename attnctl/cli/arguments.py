@@ -47,9 +47,7 @@ class Parser(argparse.ArgumentParser):
             option = word.partition("=")[0]
             known = [name for action in self._actions for name in action.option_strings]
             nearest = nearest_first(option, [name for name in known if name.startswith("--")])[0]
-            raise InputError(
-                f"{self.prog} has no option {quoted(option)}", hint=f"did you mean {nearest}? {more}"
-            )
+            raise InputError(f"{self.prog} has no option {quoted(option)}", hint=f"did you mean {nearest}? {more}")
         raise InputError(
             f"{self.prog} does not expect {quoted(word)}", hint=f"put quotes around text with spaces; {more}"
         )
@@ -96,9 +94,7 @@ def picture_size(text: str) -> tuple[int, int]:
     except ValueError:
         size = 0, 0
     if min(size) < 1:
-        raise argparse.ArgumentTypeError(
-            f"expected HEIGHTxWIDTH in pixels such as 512x768, found {quoted(text)}"
-        )
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels such as 512x768, found {quoted(text)}")
     return size
 
 

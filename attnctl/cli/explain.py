@@ -38,7 +38,6 @@ def explain(arguments: Namespace) -> int:
         AttnctlError: The method would refuse.
     """
     registry = Registry.load(arguments.plugins)
-    check_model(arguments)
     request = _request(arguments, registry)
     from attnctl.loading import load_model
     from attnctl.session import EditSession
@@ -85,8 +84,9 @@ def plan_data(session: EditSession, request: EditRequest, plan: RunPlan) -> dict
 
 
 def _request(arguments: Namespace, registry: Registry) -> EditRequest:
-    example = Example.of(arguments.model)
     (name,) = choose_methods([arguments.method], registry)
+    check_model(arguments)
+    example = Example.of(arguments.model)
     prompt = example.prompt or PROMPT if arguments.prompt is None else arguments.prompt
     source = example.source_prompt or SOURCE_PROMPT if arguments.source_prompt is None else arguments.source_prompt
     for text in (prompt, source, arguments.negative_prompt):

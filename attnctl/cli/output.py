@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from attnctl.result import EditResult, LaneResult
 
 SOURCE, SHEET, RECONSTRUCTION = "source", "side-by-side", "reconstruction"
-"""File names without ``.png``."""
+"""File names without ``.png``; lanes are called as they like, so these are taken first."""
 
 
 class RunOutput:
@@ -52,15 +52,16 @@ class RunOutput:
         self._aside = [self.folder.path / name for name in sorted(_listing(self.folder.path) - before)]
         self.manifest: Manifest | None = None
         self.changes: dict[str, float] = {}
-        self._files: dict[str, FileRecord] = {}
+        self._lanes: dict[str, FileRecord] = {}
+        self._others: dict[str, FileRecord] = {}
         self._source: Image | None = None
-        for stem in (SOURCE, SHEET, RECONSTRUCTION):  # so that a lane of that name cannot take them
-            self.folder.file(stem)
+        for name in (SHEET, RECONSTRUCTION):
+            self.folder.file(_own(name))
 
     @property
     def written(self) -> list[str]:
         """Names of the files that are written, in order."""
-        return [record.file for record in self._files.values()]
+        return [record.file for record in (*self._others.values(), *self._lanes.values())]
 
     def write_input(self, picture: LoadedPicture) -> None:
         """Keep a real picture as the model sees it; it becomes ``source.png`` with the results."""
@@ -68,8 +69,8 @@ class RunOutput:
 
     def write_reconstruction(self, lane: str, pixels: Any) -> None:
         """Write what an inversion reconstructs: (3, H, W) in [0, 1]."""
-        stem = RECONSTRUCTION if lane == SOURCE else f"{RECONSTRUCTION} {lane}"
-        self._write(stem, to_image(pixels))
+        name = RECONSTRUCTION if lane == SOURCE else f"{RECONSTRUCTION} {lane}"
+        self._others[name] = self._write(_own(name), to_image(pixels))
 
     def write_result(
         self,
@@ -83,24 +84,29 @@ class RunOutput:
         from attnctl.record import describe_run
 
         images = {lane.name: self._picture(lane) for lane in result.lanes}
-        lanes = {lane.name: self._write(_stem(lane, self._source), images[lane.name]) for lane in result.lanes}
+        for lane in result.lanes:
+            stem = SOURCE if lane.role == "source" and self._source is not None else lane.name
+            self._lanes[lane.name] = self._write(stem, images[lane.name])
         levels = {name: np.asarray(image).astype(np.float64) for name, image in images.items()}
-        self.changes = {
-            lane.name: _difference(levels[lane.name], levels[result.source.name]) for lane in result.edits
-        }
+        self.changes = {lane.name: _difference(levels[lane.name], levels[result.source.name]) for lane in result.edits}
         shown = [result.source, *result.edits]
         sheet = side_by_side([images[lane.name] for lane in shown], [_label(lane) for lane in shown])
-        self._write(SHEET, sheet)
-        others = {stem: record for stem, record in self._files.items() if record not in lanes.values()}
+        self._others[SHEET] = self._write(_own(SHEET), sheet)
         self.manifest = describe_run(
-            request, result, model, pictures=lanes, files=others, input_picture=picture, command=command
+            request,
+            result,
+            model,
+            pictures=self._lanes,
+            files=self._others,
+            input_picture=picture,
+            command=command,
         )
         self.manifest.write(self.folder.manifest)
         return self.manifest
 
     def discard_if_empty(self) -> bool:
         """Undo the making of the folder if nothing was written to it, and say whether that is so."""
-        if self._files or self.folder.manifest.exists():
+        if self.written or self.folder.manifest.exists():
             return False
         for path in self._aside:  # the record of an earlier run, which --force had set aside
             with contextlib.suppress(OSError):
@@ -116,12 +122,12 @@ class RunOutput:
 
     def _write(self, stem: str, image: Image) -> FileRecord:
         path, digest = self.folder.write_picture(stem, image)
-        self._files[stem] = FileRecord(file=path.name, sha256=digest)
-        return self._files[stem]
+        return FileRecord(file=path.name, sha256=digest)
 
 
-def _stem(lane: LaneResult, given: Image | None) -> str:
-    return SOURCE if lane.role == "source" and given is not None else lane.name
+def _own(name: str) -> str:
+    """Return what the folder knows a file of ours by: the brackets tell it from a lane, and are not in its name."""
+    return f"[{name}]"
 
 
 def _label(lane: LaneResult) -> str:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+    from attnctl.events import Event
     from attnctl.result import InversionReport
-    from attnctl.session import Event
 
 STAGES = {
     "inversion": "inverting the picture",
@@ -76,7 +76,7 @@ class RunProgress:
 
     def __call__(self, event: Event) -> None:
         """Take one of the session's events."""
-        from attnctl.session import Inverted, Progress, Warned
+        from attnctl.events import Inverted, Progress, Warned
 
         if isinstance(event, Warned):
             say("warning", event.text)

@@ -15,11 +15,11 @@ from attnctl.registry import Registry
 
 if TYPE_CHECKING:
     from attnctl.cli.output import RunOutput
+    from attnctl.events import Event
     from attnctl.manifest import InputPicture
     from attnctl.model import Model
     from attnctl.request import EditRequest
     from attnctl.result import EditResult
-    from attnctl.session import Event
 
 
 def run(arguments: Namespace) -> int:
@@ -54,9 +54,10 @@ def run(arguments: Namespace) -> int:
 def _run(
     arguments: Namespace, request: EditRequest, registry: Registry, output: RunOutput, progress: RunProgress
 ) -> int:
+    from attnctl.events import Inverted
     from attnctl.loading import load_model
     from attnctl.result import NoOpError
-    from attnctl.session import EditSession, Inverted
+    from attnctl.session import EditSession
 
     model = load_model(
         arguments.model,

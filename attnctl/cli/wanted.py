@@ -65,9 +65,9 @@ def read_request(arguments: Namespace, registry: Registry) -> EditRequest:
     Raises:
         AttnctlError: Something that was given cannot be used.
     """
+    chosen = choose_methods(arguments.methods, registry)
     check_model(arguments)
     example = Example.of(arguments.model)
-    chosen = choose_methods(arguments.methods, registry)
     prompts, source = list(arguments.prompts or []), arguments.source_prompt
     seed = 0
     if not prompts and source is None and arguments.image is None:
