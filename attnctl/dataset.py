@@ -143,7 +143,7 @@ class DatasetSpec:
 
     @classmethod
     def parse(cls, text: str) -> DatasetSpec:
-        """Read ``microbench/tiny``, ``pie-bench:/data/PIE-Bench`` and the like.
+        """Read ``cars``, ``cars/small``, ``photos:/data/photos`` and the like.
 
         Raises:
             InputError: There is no name.

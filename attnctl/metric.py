@@ -50,7 +50,7 @@ class MetricCard:
 
     Attributes:
         name: The metric's registered name.
-        column: Short heading, for example ``lpips.outside``.
+        column: Short heading, for example ``sharpness.outside``.
         summary: What the number means, in one sentence.
         model: Network behind it, exactly; empty if there is none.
         weights: Where that network's weights come from.

@@ -1,4 +1,4 @@
-"""The ten edit types of PIE-Bench, by number (PnPInversion README; METHOD names are spelled out here)."""
+"""The ten edit types of PIE-Bench, by number (README of cure-lab/PnPInversion)."""
 
 from __future__ import annotations
 

@@ -20,12 +20,21 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from attnctl_evaluation.world import BACKGROUNDS, COLOURS, NEIGHBOURS, OBJECTS, PATTERNS, Scene, Thing, random_scene
+from attnctl_evaluation.world import (
+    BACKGROUNDS,
+    COLOURS,
+    NEIGHBOURS,
+    OBJECTS,
+    PATTERNS,
+    Scene,
+    Thing,
+    is_held_out,
+    random_scene,
+)
 from attnctl_evaluation.world.captions import PLACES, article, plain_caption
 from attnctl_evaluation.world.scene import ASPECT
 
 DAY: tuple[str, ...] = tuple(b for b in BACKGROUNDS if b != "night")
-_PLAIN_WORD = {"plain": "plain", "striped": "striped", "dotted": "dotted"}
 _MARGIN = 0.02
 """Smallest distance of an object from the top of the picture."""
 
@@ -111,7 +120,7 @@ def _material(rng: random.Random, held_out: bool) -> WorldEdit:
     index = rng.randrange(len(scene.things))
     thing = scene.things[index]
     new = rng.choice([p for p in PATTERNS if p != thing.pattern])
-    return _change(scene, index, f"make the {thing.object} {_PLAIN_WORD[new]}", pattern=new)
+    return _change(scene, index, f"make the {thing.object} {new}", pattern=new)
 
 
 def _background(rng: random.Random, held_out: bool) -> WorldEdit:
@@ -146,14 +155,8 @@ def _fewer(rng: random.Random, held_out: bool) -> tuple[Scene, Scene, int]:
         gone = rng.randrange(2)
         one = dataclasses.replace(both, things=(both.things[1 - gone],))
         # Deleting may leave a combination that was trained on: either picture can be the source, so both are held out.
-        if not held_out or _held_out(one):
+        if not held_out or is_held_out(one):
             return both, one, gone
-
-
-def _held_out(scene: Scene) -> bool:
-    from attnctl_evaluation.world import is_held_out
-
-    return is_held_out(scene)
 
 
 def _delete(rng: random.Random, held_out: bool) -> WorldEdit:

@@ -45,7 +45,8 @@ class Microbench(Dataset):
             "both", description="Sources that are drawn exactly, that the model generates from a prompt, or both."
         )
         held_out: bool = Field(
-            True, description="Take source scenes that the embedded model, its CLIP and its judge never saw in training."
+            True,
+            description="Take source scenes that the embedded model, its CLIP and its judge never saw in training.",
         )
         seed: int = Field(0, ge=0, description="Seed of the scenes.")
 

@@ -35,7 +35,9 @@ class Folder(Dataset):
     """A table, CSV or JSONL, and the picture files that it names, relative to it."""
 
     name = "folder"
-    summary = "Your own pictures: a folder with edits.csv or edits.jsonl (columns image, prompt, source_prompt, mask, ...)."
+    summary = (
+        "Your own pictures: a folder with edits.csv or edits.jsonl (columns image, prompt, source_prompt, mask, ...)."
+    )
     needs_path = True
 
     class Config(MethodConfig):

@@ -43,7 +43,9 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{shown(path)}, {where}: {error.msg}", hint="mend that line; the file must be JSON") from error
+        raise InputError(
+            f"{shown(path)}, {where}: {error.msg}", hint="mend that line; the file must be JSON"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -174,8 +176,7 @@ def bytes_picture(data: bytes, where: str) -> PictureLoader:
         from PIL import ImageOps
 
         try:
-            picture = Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-            picture = picture.convert("RGB")
+            picture = Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")).convert("RGB")
         except Exception as error:  # Pillow's decoders raise many kinds
             raise InputError(f"{where}: the picture is damaged: {error}", hint="download the file again") from error
         return picture if size is None else ImageOps.fit(picture, (size[1], size[0]), Pillow.Resampling.LANCZOS)

@@ -28,7 +28,9 @@ class TI2I(Dataset):
     """A YAML list; every entry has a picture or a source prompt, and one or more target prompts."""
 
     name = "ti2i"
-    summary = "A YAML list of pictures (init_img) or source prompts, each with target_prompts, as of Plug-and-Play's benchmarks."
+    summary = (
+        "A YAML list of pictures (init_img) or source prompts, each with target_prompts, as Plug-and-Play has them."
+    )
     paper = "arXiv:2211.12572"
     needs_path = True
 
