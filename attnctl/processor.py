@@ -145,8 +145,16 @@ def _native(
     return out / attn.rescale_output_factor  # type: ignore[no-any-return]
 
 
+WORTH_LEAVING_OUT = 16
+"""Rows with fewer tokens are projected although nobody reads them: leaving them out saves nothing, but matrices of a
+few lines take other kernels, which round the rows that are read in another way."""
+
+
 def _project(attn: Any, op: Operation, hidden_states: Tensor, text: Tensor, mask: Tensor | None) -> Projections:
-    q_rows, k_rows, v_rows = (op.used(part) for part in "qkv")
+    q_rows, k_rows, v_rows = (
+        op.used(part) if x.shape[1] >= WORTH_LEAVING_OUT else tuple(range(x.shape[0]))
+        for part, x in (("q", hidden_states), ("k", text), ("v", text))
+    )
     q = _heads(attn.to_q(_rows(hidden_states, q_rows)), attn.heads)
     k = _heads(attn.to_k(_rows(text, k_rows)), attn.heads)
     v = _heads(attn.to_v(_rows(text, v_rows)), attn.heads)
