@@ -57,7 +57,8 @@ class Attend:
         weight: Factor w.
         value_map: Linear map T over value tokens, applied as ``T @ v``: shape (M, M), or (M,) for a diagonal, or a
             function of the `AttentionCall` that returns either. At cross attention M is the text length.
-        mask: Which keys a query may see: bool (N, M), True = may; or a function of the `AttentionCall`.
+        mask: Which keys a query may see: bool (N, M), True = may, or float (N, M), added to the logits; or a function
+            of the `AttentionCall` that returns either.
     """
 
     q: str = "self"

@@ -110,6 +110,7 @@ class Controller:
         observe: Reads word maps, changes nothing.
         lanes: Lanes other than ``self`` that a callback reads, so that they are kept running; expressions say it
             themselves.
+        both_halves: Whether what it does in one half depends on the other one, so that a call must not part them.
 
     Raises:
         PluginError: Not exactly one action is given, or the selector does not fit the action.
@@ -130,6 +131,7 @@ class Controller:
     on_step_end: Callable[[StepCall], Tensor | None] | None = None
     observe: Observation | None = None
     lanes: tuple[str, ...] = ("source",)
+    both_halves: bool = False
 
     def __post_init__(self) -> None:
         given = [a for a in ACTIONS if getattr(self, a) is not None]

@@ -222,6 +222,8 @@ class Engine:
             for bound in self.bounds:
                 if bound.lane == row.lane and row.half in bound.controller.passes and self._acts_inside(bound, step):
                     todo += [Row(bound.lane_of(n), row.half) for n in bound.controller.reads(step)]
+                    if bound.controller.both_halves:
+                        todo += [Row(row.lane, half) for half in self.lanes[row.lane].halves]
         return found
 
     def _call(self, step: Step, rows: list[Row]) -> Tensor:

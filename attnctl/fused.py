@@ -160,13 +160,20 @@ def _sum_terms(terms: Sequence[RowTerm], p: Projections, columns: Tensor | None 
             t = term.value_map.to(v.dtype)
             v = t[:, None] * v if t.ndim == 1 else t @ v
         joined = None if p.mask is None else torch.cat([p.mask[r : r + 1] for r in term.k], dim=-1)
-        mask = joined if term.mask is None else term.mask()
+        mask = joined if term.mask is None else _as_added(term.mask(), v.dtype)
         out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
         out = out if term.weight == 1.0 else out * term.weight
         total = out if total is None else total + out
     if total is None:
         raise PluginError("an attention expression has no terms", hint="add at least one Attend term")
     return total if columns is None else total[..., : columns.shape[-1]]
+
+
+def _as_added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast a mask that is added to logits, its largest values to finite ones: a row of -inf would become NaN."""
+    if mask.dtype == torch.bool:
+        return mask
+    return mask.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max).to(dtype)
 
 
 def _views(bound: Bound, call: AttentionCall, part: str, p: Projections) -> LaneTensors:
