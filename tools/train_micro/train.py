@@ -56,12 +56,12 @@ def main() -> None:
         call("train_vae.py", "--steps", crops, "--batch", 8 // workers or 1, *common)
         call("train_vae.py", "--steps", whole, "--crop", 128, "--batch", 4 // workers or 1, "--resume", *common)
     call("encode.py", "--scenes", arguments.scenes, "--workers", workers)
-    out = MODEL if arguments.release else RUNS / "model"
-    call("train_unet.py", "--steps", arguments.unet_steps, "--batch", 48 // workers, "--out", out, *common)
+    call("train_unet.py", "--steps", arguments.unet_steps, "--batch", 48 // workers, *common)
     judge = WEIGHTS if arguments.release else RUNS / "judge.safetensors"
     call("train_judge.py", "--steps", arguments.judge_steps, "--seed", arguments.seed, "--out", judge)
     if arguments.release:
-        call("quality.py", "--model", out)
+        call("release.py", "--out", MODEL)
+        call("quality.py", "--model", MODEL)
 
 
 if __name__ == "__main__":
