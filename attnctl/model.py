@@ -24,15 +24,20 @@ class TextEncoding:
         prompt: The text.
         embeds: Token embeddings, (1, M, C').
         pooled: Pooled embedding of SDXL's second encoder, (1, C''); None elsewhere.
+        images: Embedding of the image prompts that go with it, one per loaded IP-Adapter; empty without one.
     """
 
     prompt: str
     embeds: Tensor
     pooled: Tensor | None = None
+    images: tuple[Tensor, ...] = ()
 
     def same_as(self, other: TextEncoding) -> bool:
         """Whether both condition the denoiser alike, to the bit."""
         if self.pooled is not None and other.pooled is not None and not torch.equal(self.pooled, other.pooled):
+            return False
+        pictures = zip(self.images, other.images, strict=True)
+        if self.images is not other.images and not all(torch.equal(a, b) for a, b in pictures):
             return False
         return self.embeds.shape == other.embeds.shape and torch.equal(self.embeds, other.embeds)
 
@@ -47,6 +52,8 @@ class Model:
         revision: Hub revision, if one was asked for.
         folder: Local folder with the weights, where known.
         family: ``sd`` or ``sdxl``.
+        image_prompts: With an IP-Adapter loaded, what ``pipe.prepare_ip_adapter_image_embeds`` returns under guidance:
+            per adapter a tensor whose first row belongs to the unconditional half and whose second to the conditional.
     """
 
     pipe: Any
@@ -54,7 +61,8 @@ class Model:
     revision: str | None = None
     folder: Path | None = None
     family: str = "sd"
-    _encodings: dict[str, TextEncoding] = field(default_factory=dict, repr=False)
+    image_prompts: Sequence[Tensor] = ()
+    _encodings: dict[tuple[str, bool], TextEncoding] = field(default_factory=dict, repr=False)
 
     @property
     def unet(self) -> Any:
@@ -149,18 +157,32 @@ class Model:
         return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
 
     @torch.no_grad()
-    def encode_text(self, prompt: str) -> TextEncoding:
-        """Encode one prompt alone, so that its numbers do not depend on what else is encoded. Cached."""
-        if prompt not in self._encodings:
+    def encode_text(self, prompt: str, *, unconditional: bool = False) -> TextEncoding:
+        """Encode one prompt alone, so that its numbers do not depend on what else is encoded. Kept until `forget`.
+
+        Args:
+            prompt: The text.
+            unconditional: Whether it is for the unconditional half: an empty text is then what the checkpoint was
+                trained with (zeros for most SDXL models), and image prompts are the unconditional ones.
+        """
+        key = (prompt, unconditional)
+        if key not in self._encodings:
+            images = tuple(e[0:1] if unconditional else e[1:2] for e in self.image_prompts)
             if self.family == "sdxl":
                 embeds, _, pooled, _ = self.pipe.encode_prompt(
                     prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
                 )
-                self._encodings[prompt] = TextEncoding(prompt, embeds, pooled)
+                if unconditional and not prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
+                    embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+                self._encodings[key] = TextEncoding(prompt, embeds, pooled, images)
             else:
                 embeds, _ = self.pipe.encode_prompt(prompt, self.device, 1, False)
-                self._encodings[prompt] = TextEncoding(prompt, embeds)
-        return self._encodings[prompt]
+                self._encodings[key] = TextEncoding(prompt, embeds, None, images)
+        return self._encodings[key]
+
+    def forget(self) -> None:
+        """Drop kept encodings; adapters that were loaded since may have changed the text encoder."""
+        self._encodings.clear()
 
     def predict(self, x: Tensor, timestep: int | float, texts: Sequence[TextEncoding]) -> Tensor:
         """Run the denoiser.
@@ -176,13 +198,18 @@ class Model:
         embeds = torch.cat([t.embeds for t in texts])
         extra: dict[str, Any] = {}
         if self.family == "sdxl":
-            pooled = torch.cat([t.pooled for t in texts if t.pooled is not None])
-            extra["added_cond_kwargs"] = {
-                "text_embeds": pooled,
-                "time_ids": self._time_ids(x).repeat(len(texts), 1),
-            }
+            extra["text_embeds"] = torch.cat([t.pooled for t in texts if t.pooled is not None])
+            extra["time_ids"] = self._time_ids(x).repeat(len(texts), 1)
+        if getattr(self.unet, "encoder_hid_proj", None) is not None:
+            if not all(t.images for t in texts):
+                raise ModelError(
+                    "the model has an IP-Adapter, but there are no image prompts",
+                    hint="set Model.image_prompts (pipe.prepare_ip_adapter_image_embeds), or pipe.unload_ip_adapter()",
+                )
+            extra["image_embeds"] = [torch.cat(parts) for parts in zip(*(t.images for t in texts), strict=True)]
+        given = {"added_cond_kwargs": extra} if extra else {}
         t = torch.tensor(timestep, device=x.device)
-        return self.unet(x, t, encoder_hidden_states=embeds, return_dict=False, **extra)[0]  # type: ignore[no-any-return]
+        return self.unet(x, t, encoder_hidden_states=embeds, return_dict=False, **given)[0]  # type: ignore[no-any-return]
 
     def _time_ids(self, x: Tensor) -> Tensor:
         size = (x.shape[-2] * self.vae_scale, x.shape[-1] * self.vae_scale)

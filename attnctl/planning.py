@@ -169,7 +169,7 @@ def plan_run(
             planned.name,
             edit.prompt,
             model.encode_text(edit.prompt),
-            model.encode_text(negative),
+            model.encode_text(negative, unconditional=True),
             request.guidance if planned.plan.guidance is None else planned.plan.guidance,
             edit=planned.index,
         )
@@ -224,7 +224,14 @@ def _source_lane(name: str, plan: EditPlan, request: EditRequest, model: Model) 
     guidance = request.guidance if source.guidance is None else source.guidance
     negative = request.negative_prompt if source.negative_prompt is None else source.negative_prompt
     pin = "none" if plan.inversion is None else source.pin or "none"  # a generated source has no path to follow
-    return Lane(name, source.prompt, model.encode_text(source.prompt), model.encode_text(negative), guidance, pin)
+    return Lane(
+        name,
+        source.prompt,
+        model.encode_text(source.prompt),
+        model.encode_text(negative, unconditional=True),
+        guidance,
+        pin,
+    )
 
 
 def _bind(controller: Any, planned: PlannedEdit, view: ModelView, steps: Sequence[Step], request: EditRequest) -> Bound:

@@ -109,7 +109,8 @@ class EditRequest:
                 f"a real picture is inverted with DDIM, so the scheduler cannot be {self.scheduler!r}",
                 hint=f"leave --scheduler out ({', '.join(SCHEDULERS)} work for generated sources)",
             )
-
+        if self.real and self.x_T is not None:
+            raise InputError("a real picture has noise of its own, so x_T cannot be given", hint="leave x_T out")
         if self.inversion_settings and self.inversion is None:
             raise InputError("there are settings for an inversion, but none is named", hint="give --inversion")
 

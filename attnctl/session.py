@@ -133,6 +133,7 @@ class EditSession:
         """
         model, ledger = self.model, _Ledger(on_event)
         reset_peak(model.device)
+        model.forget()
         sampler = self._sampler(request)
         steps = _steps(sampler)
         size = self._latent_size(request)
@@ -171,13 +172,30 @@ class EditSession:
         return make_sampler(request.scheduler, self.model.pipe.scheduler.config, request.steps, request.seed)
 
     def _latent_size(self, request: EditRequest) -> tuple[int, int]:
-        given = request.x0 if request.x0 is not None else request.x_T
-        if given is not None:
-            return int(given.shape[-2]), int(given.shape[-1])
+        """Return latent (h, w), after a look at the tensors that the request brings."""
+        size = None if request.size is None else self.model.latent_size(request.size)
+        found: dict[str, tuple[int, int]] = {}
+        for name, latents in (("x0", request.x0), ("x_T", request.x_T)):
+            if latents is None:
+                continue
+            if latents.ndim != 4 or latents.shape[:2] != (1, self.model.latent_channels):
+                raise InputError(
+                    f"{name} must have the shape (1, {self.model.latent_channels}, h, w), found {tuple(latents.shape)}",
+                    hint="give latents of one picture",
+                )
+            found[name] = (int(latents.shape[-2]), int(latents.shape[-1]))
         if request.pixels is not None:
-            height, width = (int(s) for s in request.pixels.shape[-2:])
-            return self.model.latent_size((height, width))
-        return self.model.latent_size(request.size)
+            shape = tuple(request.pixels.shape)
+            if len(shape) != 3 or shape[0] != 3 or not request.pixels.is_floating_point():
+                raise InputError(
+                    f"pixels must be floats of shape (3, H, W), found {request.pixels.dtype} of shape {shape}",
+                    hint="scale to [-1, 1] and put the channels first",
+                )
+            found["pixels"] = self.model.latent_size((int(shape[1]), int(shape[2])))
+        for name, given in found.items():
+            if given != (size or given) or given != next(iter(found.values())):
+                raise InputError(f"{name} has latent size {given}, which is not that of the run", hint="leave size out")
+        return next(iter(found.values()), size or self.model.latent_size())
 
     def _text_warnings(self, plan: RunPlan) -> list[str]:
         warnings = []
