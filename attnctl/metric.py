@@ -94,7 +94,7 @@ class MetricCard:
         del counted["packages"], counted["column"]
         if self.weights_sha256:
             del counted["weights"]
-            places = {"weights", "config", "checkpoint", "download", "cache"}
+            places = {"model", "pretrained", "weights", "download"}  # `model` and the hash of the weights say it better
             counted["settings"] = {k: v for k, v in self.settings.items() if k not in places}
         text = json.dumps(counted, sort_keys=True, ensure_ascii=False, default=str)
         return f"{self.column}@{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,0 +1,1 @@
+"""Metrics: distances of pixels, perceptual distances, CLIP, structure, and the drawn world's ground truth."""
