@@ -93,6 +93,24 @@ def load_model(
     return Model(pipe, name, revision, folder, check_supported(pipe, name))
 
 
+def load_tokenizer(name: str = EMBEDDED, *, revision: str | None = None) -> Any:
+    """Load a model's tokenizer alone, which needs no torch. Arguments and errors are those of `load_model`."""
+    location, single_file = locate(name)
+    if single_file:
+        return load_model(name).pipe.tokenizer
+    if location is not None and not (location / "tokenizer").is_dir():
+        raise ModelError(f"{name} has no tokenizer/", hint="name a folder in diffusers' layout")
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(location or name, subfolder="tokenizer", revision=revision or "main")
+    except Exception as error:  # OSError, ValueError, KeyError, hub errors, ...
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"the tokenizer of {name} cannot be loaded: {first[0]}", hint=_load_hint(location, False)
+        ) from error
+
+
 def locate(name: str) -> tuple[Path | None, bool]:
     """Return (local path or None for a hub id, whether it is a single file).
 

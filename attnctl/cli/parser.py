@@ -53,7 +53,7 @@ def build_parser(plugged: Mapping[str, type[Command]] | None = None) -> argparse
     parser = Parser(prog="attnctl", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument("--version", action="version", version=f"attnctl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_run, _methods, _inversions, _explain, _sites, _plugins, _doctor):
+    for add in (_run, _methods, _inversions, _explain, _sites, _tokens, _plugins, _doctor):
         add(commands)
     for command in plugged.values():
         _plugged(commands, command)
@@ -152,6 +152,31 @@ def _sites(commands: Any) -> None:
     parser.add_argument("--kind", metavar="KIND", help="only these: self, cross or feature")
     _size_option(parser)
     _model_options(parser)
+    _json_option(parser)
+
+
+def _tokens(commands: Any) -> None:
+    about = """\
+Show the words of a prompt as the model's tokens; with a second prompt, which of the first one's tokens each of its
+tokens takes its attention from, with which weight, and which words to name where only what changed may change."""
+    parser = commands.add_parser("tokens", help="show how prompts are cut up and line up", description=about)
+    parser.set_defaults(execute=_later("tokens", "tokens"))
+    parser.add_argument("source", metavar="PROMPT", help="a prompt; with TARGET, the source's")
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="the prompt of an edit")
+    parser.add_argument(
+        "--by", metavar="WHAT", default="auto",
+        help="line up words one for one, or tokens that are equal; default: auto, words if there are equally many",
+    )  # fmt: skip
+    parser.add_argument(
+        "--published", action="store_true", help="as published code does it, quirks and all, not as it is meant"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        default=EMBEDDED,
+        help=f"whose tokenizer, see `attnctl run --help`; default {EMBEDDED}",
+    )
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
     _json_option(parser)
 
 
