@@ -1,6 +1,6 @@
 """Encode training scenes once, so that the UNet's training never runs the autoencoder.
 
-Writes shards of float16 latents (posterior means) and ``scale.json``. The scenes of a shard are drawn
+Writes shards of float16 latents (posterior means). The scenes of a shard are drawn
 from its number, so they need not be stored.
 """
 
