@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-PLAIN_WIDTH = 200
-"""Width of tables that go to a file or a pipe, in characters: nothing is cut because of a screen that is not there."""
+PLAIN_WIDTH = 1000
+"""Width of tables that go to a file or a pipe, in characters: nothing is wrapped for a screen that is not there."""
 
 _COLOURS = {"error": "1;31", "warning": "33", "interrupted": "33", "hint": "36", "note": "36"}
 
@@ -118,7 +118,7 @@ def _console(stream: TextIO) -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
+    width = None if stream.isatty() else PLAIN_WIDTH
     return Pipe(file=stream, width=width, highlight=False, emoji=False, markup=False)
 
 
