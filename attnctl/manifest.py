@@ -67,7 +67,7 @@ class FileRecord(_Record):
 
 
 class InputPicture(_Record):
-    """The real picture that was edited, and what was done to it before the model saw it."""
+    """A picture that was read, the real one that was edited or a mask, and what was done to it before it was used."""
 
     path: Text
     sha256: str
@@ -180,6 +180,7 @@ class Manifest(_Record):
     model: ModelRecord
     settings: SettingsRecord
     input_picture: InputPicture | None = None
+    mask: InputPicture | None = None
     lanes: tuple[LaneRecord, ...]
     files: dict[str, FileRecord] = {}
     inversions: tuple[InversionRecord, ...] = ()

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attnctl.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def check_users(uses: Mapping[str, bool]) -> None:
+    """Refuse a mask that nobody heeds.
+
+    Args:
+        uses: Per method of a run, whether it uses masks.
+
+    Raises:
+        InputError: None of them does.
+    """
+    if not any(uses.values()):
+        raise InputError(
+            f"there is a mask, but {' and '.join(uses)} can make no use of one",
+            hint="leave the mask out, or use a method whose page speaks of masks",
+        )
 
 
 def fit_mask(mask: Tensor, latent_size: tuple[int, int], scale: int) -> Tensor:

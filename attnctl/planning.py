@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnctl.branches import Half
 from attnctl.composing import compose
 from attnctl.errors import InputError, PluginError, SelectionError, unknown
-from attnctl.masks import fit_mask
+from attnctl.masks import check_users, fit_mask
 from attnctl.method import EditMethod, EditPlan, ModelView
 from attnctl.operation import Bound
 from attnctl.steps import Step
@@ -142,6 +142,8 @@ def plan_run(
     run = RunPlan({}, [], {})
     sources: dict[Any, str] = {}
     mask = None if request.mask is None else fit_mask(request.mask, latent_size, model.vae_scale)
+    if mask is not None:
+        check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
     for i, edit in enumerate(request.edits):
         method = registry.make_method(edit.method, edit.settings, edit.preset)
         seen = request.plan_request(i, mask)

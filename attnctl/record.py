@@ -28,7 +28,7 @@ from attnctl.manifest import (
 )
 from attnctl.model import Model
 from attnctl.request import EditRequest
-from attnctl.result import EditResult
+from attnctl.result import EditResult, LaneResult
 
 
 def describe_run(
@@ -39,6 +39,7 @@ def describe_run(
     pictures: Mapping[str, FileRecord],
     files: Mapping[str, FileRecord] | None = None,
     input_picture: InputPicture | None = None,
+    mask: InputPicture | None = None,
     command: Sequence[str] = (),
 ) -> Manifest:
     """Return the record of a run: everything needed to make its pictures again, and to see that it is they.
@@ -50,6 +51,7 @@ def describe_run(
         pictures: Per lane name, the picture file that was written.
         files: Other files of the run by what they are, for example ``side_by_side``.
         input_picture: The real picture that was edited, if any.
+        mask: The picture that said where to edit, if any.
         command: The command line, kept among the volatile fields.
 
     Raises:
@@ -71,19 +73,8 @@ def describe_run(
             negative_prompt=request.negative_prompt,
         ),
         input_picture=input_picture,
-        lanes=tuple(
-            LaneRecord(
-                name=lane.name,
-                role=lane.role,
-                prompt=lane.prompt,
-                method=lane.method,
-                preset=lane.preset,
-                config=lane.settings,
-                modifiers=lane.modifiers,
-                picture=pictures.get(lane.name),
-            )
-            for lane in result.lanes
-        ),
+        mask=mask,
+        lanes=tuple(_describe_lane(lane, pictures.get(lane.name)) for lane in result.lanes),
         files=dict(files or {}),
         inversions=tuple(InversionRecord(**asdict(report)) for report in result.inversions),
         coverage=tuple(CoverageRecord(**asdict(row)) for row in result.coverage),
@@ -95,6 +86,19 @@ def describe_run(
             seconds=result.seconds,
             peak_memory_bytes=result.peak_memory or None,
         ),
+    )
+
+
+def _describe_lane(lane: LaneResult, picture: FileRecord | None) -> LaneRecord:
+    return LaneRecord(
+        name=lane.name,
+        role=lane.role,
+        prompt=lane.prompt,
+        method=lane.method,
+        preset=lane.preset,
+        config=lane.settings,
+        modifiers=lane.modifiers,
+        picture=picture,
     )
 
 

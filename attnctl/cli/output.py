@@ -79,6 +79,8 @@ class RunOutput:
         model: Model,
         picture: InputPicture | None,
         command: Sequence[str],
+        *,
+        mask: InputPicture | None = None,
     ) -> Manifest:
         """Write every picture of a finished run, the sheet and the record."""
         from attnctl.record import describe_run
@@ -99,6 +101,7 @@ class RunOutput:
             pictures=self._lanes,
             files=self._others,
             input_picture=picture,
+            mask=mask,
             command=command,
         )
         self.manifest.write(self.folder.manifest)

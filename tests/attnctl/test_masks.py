@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from attnctl.errors import InputError
-from attnctl.masks import fit_mask
+from attnctl.masks import check_users, fit_mask
 
 
 def test_mask_at_the_latents_size_is_kept():
@@ -32,3 +32,9 @@ def test_mask_at_the_pictures_size_takes_the_majority_of_each_cell():
 def test_masks_that_cannot_be_used_are_refused(mask, says):
     with pytest.raises(InputError, match=says):
         fit_mask(mask, (2, 3), 4)
+
+
+def test_a_mask_that_nobody_uses_is_refused():
+    check_users({"one": False, "other": True})
+    with pytest.raises(InputError, match="but one and other can make no use of one"):
+        check_users({"one": False, "other": False})
