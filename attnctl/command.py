@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 GROUP = "attnctl.commands"
 """Group of entry points whose modules implement ``attnctl_commands``."""
 
-CORE_COMMANDS = ("run", "methods", "inversions", "explain", "sites", "plugins", "doctor")
+CORE_COMMANDS = (
+    "run",
+    "methods",
+    "inversions",
+    "modifiers",
+    "explain",
+    "invert",
+    "cache",
+    "sites",
+    "tokens",
+    "plugins",
+    "doctor",
+)
 """Commands of the core; no plugin may take their names."""
 
 

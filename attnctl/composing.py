@@ -67,22 +67,36 @@ def _with_inversion(plan: EditPlan, method: EditMethod, request: EditRequest, re
         plan = replace(plan, guidance=edits)
     if (source, edits) != (guidance, guidance):
         notes = (*notes, f"{spec.name} guides sources with {source:g} and edits with {edits:g}, not with {guidance:g}")
-    if inversion.replaces_uncond:
-        _check_unconditional(plan, method, inversion, request)
+    own = plan.negative_prompt or plan.source.negative_prompt
+    whose = f"the negative prompt of {method.name}" if own else "--negative-prompt"
+    check_unconditional(
+        inversion, own or request.negative_prompt, guidance if plan.guidance is None else plan.guidance, whose
+    )
     return replace(plan, inversion=spec, notes=notes)
 
 
-def _check_unconditional(plan: EditPlan, method: EditMethod, inversion: Inversion, request: EditRequest) -> None:
-    """Refuse texts that an inversion would overwrite, and guidance that would never read what it writes."""
-    guidance = request.guidance if plan.guidance is None else plan.guidance
+def check_unconditional(
+    inversion: Inversion, negative_prompt: str, guidance: float, whose: str = "--negative-prompt"
+) -> None:
+    """Refuse texts that an inversion would overwrite, and guidance that would never read what it writes.
+
+    Args:
+        inversion: The inversion.
+        negative_prompt: Text of the unconditional half.
+        guidance: Guidance scale of the lane.
+        whose: What to call the negative prompt.
+
+    Raises:
+        InputError: The inversion replaces the unconditional text, and something else wants it or nothing reads it.
+    """
+    if not inversion.replaces_uncond:
+        return
     if guidance == 1:
         raise InputError(
             f"{inversion.name} replaces the unconditional text, which guidance 1 never reads",
             hint="give --guidance above 1, or another --inversion",
         )
-    own = plan.negative_prompt or plan.source.negative_prompt
-    if request.negative_prompt or own:
-        whose = f"the negative prompt of {method.name}" if own else "--negative-prompt"
+    if negative_prompt:
         raise InputError(
             f"{inversion.name} replaces the unconditional text, so {whose} would have no effect",
             hint="leave the negative prompt empty, or use another --inversion",

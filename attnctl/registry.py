@@ -141,6 +141,14 @@ class Registry:
         """
         return cast(type[Inversion], self._get("inversion", name))
 
+    def modifier(self, name: str) -> type[Modifier]:
+        """Return a modifier class.
+
+        Raises:
+            InputError: There is no such modifier.
+        """
+        return cast(type[Modifier], self._get("modifier", name))
+
     def make_method(self, name: str, settings: Mapping[str, Any], preset: str | None = None) -> EditMethod:
         """Build a method with validated settings; those of the preset come first.
 
@@ -166,7 +174,7 @@ class Registry:
         Raises:
             InputError: Unknown modifier, preset or setting, or a value out of range.
         """
-        kind = cast(type[Modifier], self._get("modifier", name))
+        kind = self.modifier(name)
         settings = dict(settings)
         return kind(_config(kind, settings, settings.pop("preset", None)))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attnctl.attach import Attachment, attached
+from attnctl.composing import check_unconditional
 from attnctl.engine import Engine
 from attnctl.errors import InputError
 from attnctl.events import Event, Inverted, Progress, Warned
@@ -25,6 +26,7 @@ from attnctl.steps import Step
 
 if TYPE_CHECKING:
     from attnctl.cache import TrajectoryCache
+    from attnctl.inversion import InversionSpec
     from attnctl.model import Model
     from attnctl.request import EditRequest
 
@@ -167,6 +169,52 @@ class EditSession:
         if fault and not request.allow_no_op:
             raise NoOpError(fault, hint="`attnctl explain` shows what was to act where", result=result)
         return result
+
+    @torch.no_grad()
+    def invert(
+        self,
+        pixels: Tensor,
+        spec: InversionSpec,
+        *,
+        steps: int = 50,
+        guidance: float = 7.5,
+        negative_prompt: str = "",
+        seed: int = 0,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> Found:
+        """Invert a picture by itself, sample it back, and measure how well that goes.
+
+        Args:
+            pixels: The picture (3, H, W) in [-1, 1], float32.
+            spec: Which inversion, under which text, with which settings.
+            steps: Number of sampling steps T.
+            guidance: Guidance scale of a sampling that would follow.
+            negative_prompt: Text of its unconditional half.
+            seed: Seed for inversions that draw noise.
+            on_event: Told about progress, quality and warnings.
+
+        Raises:
+            AttnctlError: The inversion refuses, or its settings are wrong.
+        """
+        model = self.model
+        inversion = self.registry.make_inversion(spec)
+        if inversion.needs_prompt and not spec.prompt.strip():
+            raise InputError(f"{spec.name} needs a prompt that describes the picture", hint="give --source-prompt")
+        check_unconditional(inversion, negative_prompt, guidance)
+        model.latent_size((int(pixels.shape[-2]), int(pixels.shape[-1])))
+        grid = make_sampler("ddim", model.pipe.scheduler.config, steps, seed)
+        assert isinstance(grid, DDIMGrid)
+        lane = Lane(
+            "source",
+            spec.prompt,
+            model.encode_text(spec.prompt),
+            model.encode_text(negative_prompt),
+            inversion.source_guidance(guidance),
+            inversion.pin,
+        )
+        x0 = model.encode_picture(pixels)
+        inverter = Inverter(model, self.registry, grid, x0, pixels, seed, cache=self.cache, on_event=on_event)
+        return inverter.invert(lane, spec)
 
     def _sampler(self, request: EditRequest) -> DDIMGrid | SchedulerAdapter:
         return make_sampler(request.scheduler, self.model.pipe.scheduler.config, request.steps, request.seed)

@@ -70,6 +70,31 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, Parser]:
     return {}
 
 
+def add_inversion_arguments(parser: Any) -> None:
+    """Add what `attnctl invert` takes beside the options of model and sampling."""
+    what = parser.add_argument_group("what to invert")
+    what.add_argument("--image", metavar="FILE", required=True, help="the picture")
+    what.add_argument("--source-prompt", metavar="TEXT", default="", help="what it shows; default: nothing is said")
+    what.add_argument(
+        "--fit", default="crop", metavar="HOW",
+        help="how a picture comes to the size: crop (default), stretch, nearest-stretch",
+    )  # fmt: skip
+    what.add_argument(
+        "--preset", metavar="NAME", help="start from an inversion's named settings, see `attnctl inversions NAME`"
+    )
+    what.add_argument(
+        "--set", metavar="NAME=VALUE", dest="settings", action="append", default=[],
+        help="set one of the inversion's settings; may be given several times",
+    )  # fmt: skip
+    what.add_argument(
+        "--plugin", metavar="FILE", dest="plugins", action="append", default=[], help="also load this plugin file"
+    )
+    what.add_argument("--metrics", metavar="NAME[,NAME...]", type=names, help="measure with these too; default: LPIPS")
+    what.add_argument("--out", metavar="FILE", help="write the reconstruction to this PNG file, which must not exist")
+    what.add_argument("--no-cache", action="store_true", help="neither look for a kept inversion nor keep this one")
+    what.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+
+
 def whole(text: str) -> int:
     """Read a whole number."""
     try:

@@ -14,6 +14,7 @@ from attnctl.cli.wanted import (
     check_model,
     check_text,
     choose_methods,
+    read_extras,
 )
 from attnctl.config import shown
 from attnctl.errors import unknown
@@ -91,15 +92,14 @@ def _request(arguments: Namespace, registry: Registry) -> EditRequest:
     source = example.source_prompt or SOURCE_PROMPT if arguments.source_prompt is None else arguments.source_prompt
     for text in (prompt, source, arguments.negative_prompt):
         check_text(text)
-    settings = assign_settings(arguments.settings, [name], registry)[name]
-    preset = assign_presets(arguments.presets, [name], registry)[name]
+    extras = read_extras(arguments, [name], registry)
+    settings = assign_settings(extras.settings, [name], registry)[name]
+    preset = assign_presets(extras.presets, [name], registry)[name]
     registry.make_method(name, settings, preset)
     if arguments.scheduler not in SCHEDULERS:
         raise unknown("scheduler", arguments.scheduler, SCHEDULERS)
-    if arguments.inversion is not None:
-        registry.inversion(arguments.inversion)
     return EditRequest(
-        (Edit(prompt, name, settings, preset, name),),
+        (Edit(prompt, name, settings, preset, name, extras.modifiers),),
         source_prompt=source,
         negative_prompt=arguments.negative_prompt,
         steps=example.steps if arguments.steps is None else arguments.steps,
@@ -108,6 +108,7 @@ def _request(arguments: Namespace, registry: Registry) -> EditRequest:
         size=arguments.size,
         scheduler=arguments.scheduler,
         inversion=arguments.inversion,
+        inversion_settings=extras.inversion,
         max_rows=arguments.max_rows,
     )
 

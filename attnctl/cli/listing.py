@@ -29,6 +29,14 @@ def inversions(arguments: Namespace) -> int:
     return _all("inversion", registry, arguments.json)
 
 
+def modifiers(arguments: Namespace) -> int:
+    """List the modifiers, or show one."""
+    registry = Registry.load(arguments.plugins)
+    if arguments.name is not None:
+        return _one(_common_data(registry, "modifier", arguments.name), arguments.json)
+    return _all("modifier", registry, arguments.json)
+
+
 def plugins(arguments: Namespace) -> int:
     """List all plugins, working or not."""
     found = [*Registry.load(arguments.plugins).plugins, *_command_plugins()]
@@ -79,7 +87,7 @@ def warn_of_broken(registry: Registry) -> None:
 def _all(kind: str, registry: Registry, as_json: bool) -> int:
     names = sorted(registry.classes[kind])
     if as_json:
-        describe = _method_data if kind == "method" else lambda r, n: _common_data(r, "inversion", n)
+        describe = _method_data if kind == "method" else lambda r, n: _common_data(r, kind, n)
         show_json([describe(registry, name) for name in names])
         return 0
     rows = [
@@ -93,16 +101,15 @@ def _all(kind: str, registry: Registry, as_json: bool) -> int:
 
 
 def _method_data(registry: Registry, name: str) -> dict[str, Any]:
-    kind = registry.method(name)
-    presets = {
-        preset: {"summary": found.summary, "settings": dict(found.settings)} for preset, found in kind.presets.items()
-    }
-    needs = {"needs_source_prompt": kind.needs_source_prompt, "presets": presets}
+    needs = {"needs_source_prompt": registry.method(name).needs_source_prompt}
     return {**_common_data(registry, "method", name), **needs}
 
 
 def _common_data(registry: Registry, kind: str, name: str) -> dict[str, Any]:
-    cls = registry.method(name) if kind == "method" else registry.inversion(name)
+    cls: Any = {"method": registry.method, "inversion": registry.inversion, "modifier": registry.modifier}[kind](name)
+    presets = {
+        preset: {"summary": found.summary, "settings": dict(found.settings)} for preset, found in cls.presets.items()
+    }
     return {
         "name": name,
         "summary": cls.summary,
@@ -110,6 +117,7 @@ def _common_data(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "plugin": registry.owners[kind, name],
         "settings": describe_fields(cls.Config),
         "bibtex": cls.bibtex,
+        "presets": presets,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attnctl import __version__
-from attnctl.cli.arguments import Parser, names, number, picture_size, whole
+from attnctl.cli.arguments import Parser, add_inversion_arguments, names, number, picture_size, whole
 from attnctl.cli.terminal import say
 from attnctl.command import Command, Commands
 from attnctl.loading import DTYPES, EMBEDDED
@@ -53,7 +53,7 @@ def build_parser(plugged: Mapping[str, type[Command]] | None = None) -> argparse
     parser = Parser(prog="attnctl", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument("--version", action="version", version=f"attnctl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_run, _methods, _inversions, _explain, _sites, _tokens, _plugins, _doctor):
+    for add in (_run, _methods, _inversions, _modifiers, _explain, _invert, _cache, _sites, _tokens, _plugins, _doctor):
         add(commands)
     for command in plugged.values():
         _plugged(commands, command)
@@ -91,6 +91,10 @@ def _run(commands: Any) -> None:
     )  # fmt: skip
     what.add_argument("--image", metavar="FILE", help="edit this picture instead of a drawn source")
     what.add_argument(
+        "--mask", metavar="FILE",
+        help="a picture that is white where the source may change, for the methods that use masks",
+    )  # fmt: skip
+    what.add_argument(
         "--fit", default="crop", metavar="HOW",
         help="how a picture comes to the size: crop (default), stretch, nearest-stretch",
     )  # fmt: skip
@@ -105,6 +109,9 @@ def _run(commands: Any) -> None:
     write.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
     write.add_argument(
         "--allow-no-op", action="store_true", help="report an edit that changed nothing instead of failing"
+    )
+    write.add_argument(
+        "--no-cache", action="store_true", help="neither look for a kept inversion of --image nor keep it"
     )
     write.add_argument(
         "--no-reconstruction", action="store_true",
@@ -122,6 +129,35 @@ def _inversions(commands: Any) -> None:
     about = "List the inversions, which turn a real picture into the noise that a method starts from, or show one."
     parser = _listing(commands, "inversions", "list inversions of real pictures, or show one", about)
     parser.add_argument("name", nargs="?", metavar="NAME", help="show this inversion in full")
+
+
+def _modifiers(commands: Any) -> None:
+    about = "List the modifiers, which add to an edit whatever its method is, or show one."
+    parser = _listing(commands, "modifiers", "list additions to methods, or show one", about)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this modifier in full")
+
+
+def _invert(commands: Any) -> None:
+    about = """\
+Turn a picture into the noise that a method would start from, sample it back without an edit, and say how close that
+comes to the picture. What was found is kept, so that `attnctl run` with the same picture need not find it again."""
+    parser = commands.add_parser("invert", help="invert a picture, and measure how well", description=about)
+    parser.set_defaults(execute=_later("invert", "invert"))
+    add_inversion_arguments(parser)
+    _model_options(parser.add_argument_group("model"))
+    _sampling_options(parser.add_argument_group("sampling"))
+
+
+def _cache(commands: Any) -> None:
+    about = """\
+List the inversions that are kept on disk, last used first, or take them all away. They lie in ~/.cache/attnctl, or
+where ATTNCTL_CACHE says; beyond 2 GiB those that were not used for longest go by themselves."""
+    parser = commands.add_parser("cache", help="list kept inversions, or clear them", description=about)
+    parser.set_defaults(execute=_later("invert", "cache"))
+    parser.add_argument(
+        "action", nargs="?", metavar="ACTION", choices=("list", "clear"), default="list", help="list or clear"
+    )
+    _json_option(parser)
 
 
 def _plugins(commands: Any) -> None:
@@ -209,6 +245,10 @@ def _method_options(group: Any, *, several: bool) -> None:
         "--set", metavar="[METHOD.]NAME=VALUE", dest="settings", action="append", default=[],
         help="set one of a method's settings; may be given several times",
     )  # fmt: skip
+    group.add_argument(
+        "--modifier", metavar="NAME[,NAME...]", dest="modifiers", type=names, action="extend", default=[],
+        help="add this to every edit, see `attnctl modifiers`; --set NAME.SETTING=VALUE is for its settings",
+    )  # fmt: skip
     _plugin_option(group)
 
 
@@ -235,7 +275,10 @@ def _sampling_options(group: Any) -> None:
     group.add_argument("--negative-prompt", metavar="TEXT", default="", help="text of the unconditional half")
     _size_option(group)
     group.add_argument("--scheduler", metavar="NAME", default="ddim", help=f"{', '.join(SCHEDULERS)}; default ddim")
-    group.add_argument("--inversion", metavar="NAME", help="how to invert --image, see `attnctl inversions`")
+    group.add_argument(
+        "--inversion", metavar="NAME",
+        help="how to invert --image, see `attnctl inversions`; --set NAME.SETTING=VALUE is for its settings",
+    )  # fmt: skip
     group.add_argument(
         "--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory"
     )

@@ -81,7 +81,8 @@ class RunProgress:
         if isinstance(event, Warned):
             say("warning", event.text)
         elif isinstance(event, Inverted):
-            say("note", inversion_line(event.report))
+            kept = "; kept from an earlier run" if event.cached else ""
+            say("note", inversion_line(event.report) + kept)
         elif isinstance(event, Progress):
             name = STAGES.get(event.stage, event.stage)
             self.where = f"{name}, {event.done} of {event.total} done"

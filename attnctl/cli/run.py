@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from attnctl.cli.progress import RunProgress
 from attnctl.cli.summary import show_run
 from attnctl.cli.terminal import say
-from attnctl.cli.wanted import check_picture, read_request
+from attnctl.cli.wanted import check_picture, kept_trajectories, read_request
+from attnctl.masks import check_users
 from attnctl.registry import Registry
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from attnctl.events import Event
     from attnctl.manifest import InputPicture
     from attnctl.model import Model
+    from attnctl.pictures import LoadedPicture
     from attnctl.request import EditRequest
     from attnctl.result import EditResult
 
@@ -33,6 +35,9 @@ def run(arguments: Namespace) -> int:
     request = read_request(arguments, registry)
     if arguments.image is not None:
         check_picture(arguments.image, arguments.fit, arguments.size)
+    if arguments.mask is not None:
+        check_picture(arguments.mask, arguments.fit, arguments.size)
+        check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
     from attnctl.cli.output import RunOutput
 
     label = "-".join(dict.fromkeys(edit.method for edit in request.edits))
@@ -68,6 +73,7 @@ def _run(
     )
     progress.doing("reading the picture" if arguments.image is not None else "planning")
     request, picture = _with_picture(arguments, request, model, output)
+    request, mask = _with_mask(arguments, request, model)
     if request.guidance == 1:
         say("note", "guidance 1 takes the conditional prediction alone; the negative prompt plays no part")
 
@@ -79,12 +85,12 @@ def _run(
     fault: NoOpError | None = None
     result: EditResult
     try:
-        result = EditSession(model, registry).run(request, on_event)
+        result = EditSession(model, registry, cache=kept_trajectories(arguments)).run(request, on_event)
     except NoOpError as error:
         fault, result = error, error.result
     progress.doing("writing")
     command = ("attnctl", *arguments.words)
-    output.write_result(request, result, model, picture, command)
+    output.write_result(request, result, model, picture, command, mask=mask)
     progress.close()
     show_run(output, result, fault, as_json=arguments.json)
     if fault is not None:
@@ -100,7 +106,6 @@ def _with_picture(
         return request, None
     import torch
 
-    from attnctl.manifest import InputPicture
     from attnctl.pictures import load_picture
 
     size = request.size or model.default_size
@@ -109,15 +114,30 @@ def _with_picture(
     for text in loaded.notes:
         say("note", f"{arguments.image}: {text}")
     output.write_input(loaded)
-    record = InputPicture(
-        path=arguments.image,
-        sha256=loaded.sha256,
-        original_size=loaded.original_size,
-        fit=arguments.fit,
-        notes=loaded.notes,
-    )
     pixels = torch.from_numpy(loaded.pixels)
-    return replace(request, pixels=pixels, source_prompt=arguments.source_prompt), record
+    request = replace(request, pixels=pixels, source_prompt=arguments.source_prompt)
+    return request, _record(arguments.image, arguments.fit, loaded)
+
+
+def _with_mask(arguments: Namespace, request: EditRequest, model: Model) -> tuple[EditRequest, InputPicture | None]:
+    """Read the mask, if there is one, brought to the model's size as the picture is, and put it into the request."""
+    if arguments.mask is None:
+        return request, None
+    import torch
+
+    from attnctl.pictures import load_picture
+
+    loaded = load_picture(arguments.mask, request.size or model.default_size, fit=arguments.fit)
+    mask = torch.from_numpy(loaded.pixels.mean(0) / 2 + 0.5).clamp(0, 1)
+    return replace(request, mask=mask), _record(arguments.mask, arguments.fit, loaded)
+
+
+def _record(path: str, fit: str, loaded: LoadedPicture) -> InputPicture:
+    from attnctl.manifest import InputPicture
+
+    return InputPicture(
+        path=path, sha256=loaded.sha256, original_size=loaded.original_size, fit=fit, notes=loaded.notes
+    )
 
 
 def _kept(output: RunOutput) -> str:

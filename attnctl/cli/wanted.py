@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.terminal import quoted
+from attnctl.cli.terminal import quoted, shorten
 from attnctl.config import parse_assignments
 from attnctl.errors import InputError, ModelError, nearest_first, unknown
+from attnctl.inversion import InversionSpec
 from attnctl.loading import DTYPES, inspect_folder, locate
 from attnctl.request import Edit, EditRequest
 from attnctl.sampling_names import SCHEDULERS
 
 if TYPE_CHECKING:
+    from attnctl.cache import TrajectoryCache
     from attnctl.registry import Registry
 
 STEPS, GUIDANCE = 50, 7.5
@@ -81,16 +83,18 @@ def read_request(arguments: Namespace, registry: Registry) -> EditRequest:
         raise InputError("there is no target prompt", hint="say with --prompt what the edited picture shows")
     for text in (*prompts, source or "", arguments.negative_prompt):
         check_text(text)
-    settings = assign_settings(arguments.settings, chosen, registry)
-    presets = assign_presets(arguments.presets, chosen, registry)
+    extras = read_extras(arguments, chosen, registry)
+    settings = assign_settings(extras.settings, chosen, registry)
+    presets = assign_presets(extras.presets, chosen, registry)
     for name in chosen:
         registry.make_method(name, settings[name], presets[name])
     edits = tuple(
-        Edit(prompt, name, settings[name], presets[name], name if n == 1 else f"{name}-{n}")
+        Edit(prompt, name, settings[name], presets[name], name if n == 1 else f"{name}-{n}", extras.modifiers)
         for n, prompt in enumerate(prompts, start=1)
         for name in chosen
     )
-    return _checked(arguments, edits, source, seed, example, registry)
+    request = _checked(arguments, edits, source, seed, example, registry)
+    return replace(request, inversion_settings=extras.inversion)
 
 
 def _checked(
@@ -134,6 +138,68 @@ def _checked(
             if registry.method(edit.method).needs_source_prompt and not (source or "").strip():
                 raise InputError(f"{edit.method} needs to know what the picture shows", hint="give --source-prompt")
     return request
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is asked for beside methods.
+
+    Attributes:
+        inversion: Settings of the inversion.
+        modifiers: Settings by modifier, in the order in which they were named.
+        settings: What is left of ``--set``, for methods.
+        presets: What is left of ``--preset``, for methods.
+    """
+
+    inversion: dict[str, str]
+    modifiers: dict[str, dict[str, str]]
+    settings: list[str]
+    presets: list[str]
+
+
+def read_extras(arguments: Namespace, chosen: Sequence[str], registry: Registry) -> Extras:
+    """Sort out ``--set NAME.SETTING=VALUE`` and ``--preset NAME.PRESET`` where NAME is an inversion or a modifier.
+
+    Raises:
+        InputError: An inversion or modifier is unknown, or named in a setting without taking part.
+    """
+    modifiers: dict[str, dict[str, str]] = {}
+    for name in arguments.modifiers:
+        if name in modifiers:
+            raise InputError(f"the modifier {name} is named twice", hint="name it once")
+        modifiers[name] = {}
+    found = Extras({}, modifiers, [], [])
+    known = {**dict.fromkeys(registry.inversions, "inversion"), **dict.fromkeys(registry.modifiers, "modifier")}
+    takers = {**modifiers, **({} if arguments.inversion is None else {arguments.inversion: found.inversion})}
+    for option, given, rest in (
+        ("--set", arguments.settings, found.settings),
+        ("--preset", arguments.presets, found.presets),
+    ):
+        for text in given:
+            owner, dot, setting = text.partition("=")[0].partition(".")
+            owner = owner.strip()
+            if not dot or owner not in known or owner in chosen:
+                rest.append(text)
+                continue
+            if owner not in takers:
+                raise InputError(
+                    f"{option} {shorten(text)}: the {known[owner]} {owner} is no part of this",
+                    hint=f"add --{known[owner]} {owner}",
+                )
+            pair = {"preset": setting} if option == "--preset" else parse_assignments([text.partition(".")[2]])
+            takers[owner].update(pair)
+    for name, settings in modifiers.items():
+        registry.make_modifier(name, settings)
+    if arguments.inversion is not None:
+        registry.make_inversion(InversionSpec(arguments.inversion).with_settings(found.inversion))
+    return found
+
+
+def kept_trajectories(arguments: Namespace) -> TrajectoryCache | None:
+    """Return where inversions are kept from run to run; None with ``--no-cache``."""
+    from attnctl.cache import TrajectoryCache, cache_folder
+
+    return None if arguments.no_cache else TrajectoryCache(cache_folder())
 
 
 def check_model(arguments: Namespace) -> None:

@@ -41,6 +41,10 @@ class DDIMInversion(Inversion):
             1.0, ge=1, description="Guidance scale on the way up; above 1 costs a second row per step, and precision."
         )
 
+    def rows(self, steps: int) -> int | None:
+        """One row per step; with guidance up to two, as the texts are."""
+        return (self.config.steps or steps) if self.config.guidance == 1 else None
+
     def invert(self, call: InversionCall) -> Trajectory:
         """Invert clean latents (1, C, h, w) to L of shape (T+1, C, h, w).
 

@@ -55,6 +55,10 @@ class Direct(Inversion):
         if self.config.offsets:
             self.pin = "none"
 
+    def rows(self, steps: int) -> int | None:
+        """One row per step; the pass for offsets takes more, as the texts are."""
+        return None if self.config.offsets else steps
+
     def invert(self, call: InversionCall) -> Trajectory:
         """Invert clean latents (1, C, h, w); with `offsets` also o of shape (T, C, h, w)."""
         count = len(call.grid.timesteps)

@@ -60,6 +60,10 @@ class EditFriendly(Inversion):
         """Return the scale of edit lanes."""
         return guidance if self.config.edit_guidance is None else float(self.config.edit_guidance)
 
+    def rows(self, steps: int) -> int | None:
+        """One row per step; with guidance up to two, as the texts are."""
+        return steps if self.config.source_guidance == 1 else None
+
     def invert(self, call: InversionCall) -> Trajectory:
         """Invert clean latents (1, C, h, w) to X (T+1, C, h, w) and noise maps (T, C, h, w), drawn from `call.seed`.
 
@@ -70,16 +74,17 @@ class EditFriendly(Inversion):
 
         grid, count = call.grid, len(call.grid.timesteps)
         generator = torch.Generator().manual_seed(call.seed)
-        levels = [call.x0.float()]
+        wide = torch.promote_types(call.x0.dtype, torch.float32)
+        levels = [call.x0.to(wide)]
         for i in reversed(range(count)):
             drawn = torch.randn(call.x0.shape, generator=generator).to(call.x0.device)
             levels.append(grid.noise(i, levels[0], drawn))
-        noises = torch.zeros(count, *call.x0.shape[1:], device=call.x0.device)
+        noises = torch.zeros(count, *call.x0.shape[1:], dtype=wide, device=call.x0.device)
         for i in range(count):
             k = count - i
             x = levels[k].to(call.x0)
             out = guided(call, x, grid.timesteps[i], call.source, call.guidance)
-            mean, sigma = grid.posterior(i, out.float(), x.float())
+            mean, sigma = grid.posterior(i, out.to(wide), x.to(wide))
             noises[i] = ((levels[k - 1] - mean) / sigma)[0]
             levels[k - 1] = mean + sigma * noises[i]
             call.tick(i + 1, count)

@@ -45,6 +45,10 @@ class NegativePrompt(Inversion):
             description="How far to turn back from the source prompt (0) to the empty prompt (1), on the sphere.",
         )
 
+    def rows(self, steps: int) -> int:
+        """One row per step."""
+        return steps
+
     def invert(self, call: InversionCall) -> Trajectory:
         """Invert clean latents (1, C, h, w); the trajectory's one unconditional text serves all steps."""
         path = ddim_path(call)

@@ -71,7 +71,7 @@ class NullText(Inversion):
         count = len(call.grid.timesteps)
         total = count * (3 + inner)
         path = ddim_path(replace(call, tick=lambda done, _: call.tick(done, total)))
-        x, phi, rows = path[-1:], call.uncond.embeds.float(), count
+        x, phi, rows = path[-1:], _wide(call.uncond.embeds), count
         texts: list[Tensor] = []
         losses: list[list[float]] = []
         with _only_inputs_learn(call.model.unet, checkpoints=self.config.low_memory):
@@ -95,11 +95,11 @@ class NullText(Inversion):
         phi = start.clone().requires_grad_(True)
         rate = self.config.learning_rate * (1 - i / 100)
         adam = torch.optim.Adam([phi], lr=max(rate, 0.0))
-        x, cond, goal = x.float(), cond.float(), goal.float()
+        x, cond, goal = _wide(x), _wide(cond), _wide(goal)
         losses: list[float] = []
         for done in range(self.config.inner_steps):
             with torch.enable_grad():
-                uncond = _predict(call, i, x.to(call.x0), phi).float()
+                uncond = _wide(_predict(call, i, x.to(call.x0), phi))
                 moved = call.grid.denoise(i, uncond + call.guidance * (cond - uncond), x)
                 loss = torch.nn.functional.mse_loss(moved, goal)
             (phi.grad,) = torch.autograd.grad(loss, [phi])
@@ -115,8 +115,15 @@ class NullText(Inversion):
         return len(call.grid.timesteps) * (3 + inner)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Return x in float32 unless it is wider already: half precision is too coarse for an optimiser's steps."""
+    import torch
+
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _predict(call: InversionCall, i: int, x: Tensor, phi: Tensor) -> Tensor:
-    """Run one unconditional row with the embedding `phi`, given in float32 whatever the model's type is."""
+    """Run one unconditional row with the embedding `phi`, which may be wider than the model."""
     text = replace(call.uncond, embeds=phi.to(call.uncond.embeds.dtype))
     return call.model.predict(x, call.grid.timesteps[i], [text])
 

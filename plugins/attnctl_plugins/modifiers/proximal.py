@@ -139,7 +139,8 @@ class _Shrinking:
         sizes = [delta.abs().flatten()]
         if self.config.scope == "both":
             sizes.append((call.cond["source"] - call.uncond["source"]).abs().flatten())
-        return torch.quantile(torch.cat(sizes).float(), self.config.quantile).to(delta.dtype)
+        wide = torch.promote_types(delta.dtype, torch.float32)  # what torch.quantile takes
+        return torch.quantile(torch.cat(sizes).to(wide), self.config.quantile).to(delta.dtype)
 
 
 def hard(delta: Tensor, tau: Tensor) -> Tensor:
