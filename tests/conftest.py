@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports torch or huggingface_hub: both read these once.
@@ -29,6 +30,14 @@ PACKAGES = {
     "attnctl_plugins": ROOT / "plugins" / "attnctl_plugins",
     "attnctl_evaluation": ROOT / "evaluation" / "attnctl_evaluation",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Inversions that tests make are kept apart from the user's, also by processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNCTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
