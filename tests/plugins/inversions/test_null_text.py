@@ -1,0 +1,161 @@
+"""Null-text inversion: per-step texts learnt by gradient through the denoiser."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from attnctl.errors import InputError
+from attnctl.request import Edit, EditRequest
+from attnctl.session import EditSession
+from attnctl.testing import tiny_model
+from attnctl.testing.conformance import distance
+from attnctl_plugins.inversions.null_text import NullText
+
+STEPS = 3
+NEVER = {"early_stop": 0.0}
+
+
+@pytest.mark.slow
+def test_losses_texts_and_the_way_back_are_the_reference_codes(golden: Any) -> None:
+    inputs, case = golden.case("null_text_inversion")
+    (prompt,) = inputs["prompts"]
+    hyper = inputs["hyper"]
+    session, learnt = golden.session, []
+
+    class Watched(NullText):
+        name = "watched"
+
+        def invert(self, call: Any) -> Any:
+            learnt.append(super().invert(call))
+            return learnt[-1]
+
+    session.registry.classes["inversion"]["watched"] = Watched
+    request = EditRequest(
+        (Edit(prompt, "none"),),
+        source_prompt=prompt,
+        x0=case["in.latent0"],
+        steps=10,
+        guidance=hyper["guidance"],
+        inversion="watched",
+        inversion_settings={"inner_steps": hyper["num_inner_steps"], "early_stop": hyper["early_stop_epsilon"]},
+        check_reconstruction=False,
+    )
+    result = session.run(request, record=True)
+    for k, x in enumerate(result["edit[0]"].history):
+        assert distance(x, case["out.steps"][k, 0]) < 1e-3, k
+    (trajectory,) = learnt
+    for i, (mine, theirs) in enumerate(zip(trajectory.uncond, case["aux.uncond_embeddings"], strict=True)):
+        assert distance(mine, theirs) < 1e-3, i
+    for mine, theirs in zip(trajectory.info["losses"], inputs["measured"]["losses_per_step"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+def learn(bench: Any, *, model: Any = None, guidance: float = 7.5, **settings: Any) -> Any:
+    fields = {} if model is None else {"model": model}
+    return bench.invert(NullText(NullText.Config(**settings)), STEPS, guidance=guidance, **fields)
+
+
+def test_losses_fall_and_the_way_back_comes_closer(bench: Any) -> None:
+    """METHODS 7f."""
+    found = learn(bench, inner_steps=4, **NEVER)
+    assert [len(lost) for lost in found.info["losses"]] == [4] * STEPS
+    for lost in found.info["losses"]:
+        assert lost[-1] < lost[0]
+    assert [tuple(text.shape) for text in found.uncond] == [(1, 77, 32)] * STEPS
+    assert not any(text.requires_grad for text in found.uncond)
+    assert found.denoiser_rows == STEPS * (1 + 2 + 4)
+    to_itself = Edit(bench.source, "none")
+    settings = {"inner_steps": 4, **NEVER}
+    mended = bench.run("null-text", to_itself, steps=STEPS, inversion_settings=settings)["edit[0]"].history
+    plain = bench.run("ddim", to_itself, steps=STEPS)["edit[0]"].history
+    path = found.latents.flip(0)
+    assert distance(mended[1], path[1]) < distance(plain[1], path[1])
+    assert distance(mended[-1], bench.x0) < distance(plain[-1], bench.x0)
+
+
+def test_without_inner_steps_it_is_ddim_inversion_with_the_empty_text(bench: Any) -> None:
+    """METHODS 7f."""
+    one = bench.run("null-text", steps=STEPS, inversion_settings={"inner_steps": 0})
+    other = bench.run("ddim", steps=STEPS)
+    assert distance(one["edit[0]"].latents, other["edit[0]"].latents) < 1e-12
+
+
+def test_the_step_that_ends_the_search_is_still_taken(bench: Any) -> None:
+    """METHODS 7e: the loss is compared after the optimiser's step that it led to."""
+    stopped = learn(bench, inner_steps=5, early_stop=1e9)
+    once = learn(bench, inner_steps=1, **NEVER)
+    assert [len(lost) for lost in stopped.info["losses"]] == [1] * STEPS
+    empty = bench.model.encode_text("").embeds
+    assert not torch.equal(stopped.uncond[0], empty)
+    assert all(torch.equal(a, b) for a, b in zip(stopped.uncond, once.uncond, strict=True))
+
+
+def test_the_bar_for_stopping_rises_step_by_step(bench: Any) -> None:
+    """METHODS 7c: step i is compared with the bar plus i 2e-5."""
+    free = [lost[0] for lost in learn(bench, inner_steps=1, **NEVER).info["losses"]]
+    assert free[0] < free[1] - 1e-3  # so that step 0 ends after one inner step and step 1 begins as in `free`
+    for below, expected in ((1e-5, 1), (3e-5, 2)):
+        losses = learn(bench, inner_steps=2, early_stop=free[1] - below).info["losses"]
+        assert [len(lost) for lost in losses[:2]] == [1, expected]
+        assert losses[1][0] == free[1]
+
+
+def test_every_search_starts_from_the_text_before_it(bench: Any) -> None:
+    rate = 1e-3
+    texts = learn(bench, inner_steps=1, learning_rate=rate, **NEVER).uncond
+    texts = (bench.model.encode_text("").embeds, *texts)
+    for i, (before, after) in enumerate(pairwise(texts)):
+        step = (after - before).abs().max()  # Adam's first step has the length of its rate in every coordinate
+        assert float(step) == pytest.approx(rate * (1 - i / 100), rel=1e-3)
+
+
+def test_the_denoiser_is_left_as_it_was(bench: Any) -> None:
+    model = tiny_model(prediction_type="v_prediction", dtype=torch.float64)
+    frozen, learning = list(model.unet.parameters())[:2]
+    learning.requires_grad_(True)
+    one = learn(bench, model=model, inner_steps=1)
+    other = learn(bench, model=model, inner_steps=1, low_memory=True)
+    assert all(distance(a, b) < 1e-12 for a, b in zip(one.uncond, other.uncond, strict=True))
+    assert (frozen.requires_grad, learning.requires_grad) == (False, True)
+    assert learning.grad is None
+    assert not model.unet.is_gradient_checkpointing
+
+
+def test_texts_are_learnt_in_full_precision_for_models_in_half(bench: Any) -> None:
+    session = EditSession(tiny_model(prediction_type="v_prediction", dtype=torch.bfloat16))
+    ticks: list[tuple[int, int]] = []
+    request = bench.request("null-text", steps=2, inversion_settings={"inner_steps": 1}, check_reconstruction=True)
+    from attnctl.session import Progress
+
+    def listen(event: Any) -> None:
+        if isinstance(event, Progress) and event.stage == "inversion":
+            ticks.append((event.done, event.total))
+
+    result = session.run(request, listen)
+    assert result["edit[0]"].latents.dtype == torch.bfloat16
+    assert bool(torch.isfinite(result["edit[0]"].latents).all())
+    assert ticks == sorted(ticks)
+    assert {total for _, total in ticks} == {2 * (3 + 1)}
+    assert ticks[-1] == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"source_prompt": " "}, "null-text needs a prompt that describes the picture"),
+        ({"negative_prompt": "ugly"}, "--negative-prompt would have no effect"),
+        ({"guidance": 1.0}, "guidance 1 never reads"),
+    ],
+)
+def test_what_it_cannot_work_with_is_refused(bench: Any, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        bench.session.plan(bench.request("null-text", **fields))
+
+
+def test_a_source_without_guidance_is_refused(bench: Any) -> None:
+    with pytest.raises(InputError, match="never reads"):
+        learn(bench, guidance=1.0)
