@@ -129,7 +129,7 @@ class TrajectoryCache:
         }
         try:
             data = save(
-                {name: t.detach().cpu().contiguous() for name, t in tensors.items() if t is not None},
+                {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items() if t is not None},
                 {_HEADER: json.dumps(header)},
             )
             self.folder.mkdir(parents=True, exist_ok=True)
