@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attnctl.attend import Attend, AttendSum, AttentionCall
 from attnctl.branches import HALVES, Half, LaneTensors
@@ -28,6 +28,24 @@ ACTIONS = (
 STEP_ACTIONS = ("on_step_start", "on_guidance", "on_step_end")
 
 
+class Predict(Protocol):
+    """How step actions run the denoiser."""
+
+    def __call__(self, x: Tensor, lane: str, half: Half, observers: Sequence[Controller] = ()) -> Tensor:
+        """Run the denoiser on one row, uncontrolled; keeps gradients when they are enabled.
+
+        Args:
+            x: Latents (C, h, w).
+            lane: The lane whose text is used.
+            half: The half whose text is used.
+            observers: Controllers with an `Observation`: they read this call's maps, gradients included. `when` and
+                `passes` do not matter.
+
+        Returns:
+            The denoiser's output (C, h, w).
+        """
+
+
 @dataclass(frozen=True)
 class StepCall:
     """All context of a step action.
@@ -37,14 +55,15 @@ class StepCall:
         lane: The lane being edited.
         latents: Latents by lane, each (C, h, w), noise level of the step's start or end.
         reference: The inverted picture's latents (C, h, w) at the same noise level; None for generated sources.
-        predict: Runs the denoiser on (C, h, w) latents for a lane and a half and returns its output (C, h, w); keeps
-            gradients when they are enabled.
+        predict: Runs the denoiser on one row.
+        guidance: The lane's guidance scale; 1 means that it has no unconditional half.
     """
 
     step: Step
     lane: str
     latents: LaneTensors
-    predict: Callable[[Tensor, str, Half], Tensor]
+    predict: Predict
+    guidance: float
     reference: Tensor | None = None
 
 

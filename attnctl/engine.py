@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from attnctl.attach import Attachment
+from attnctl.attach import Attachment, attached
 from attnctl.branches import HALVES, Branches, Half, LaneTensors, Row
-from attnctl.controller import GuidanceCall, StepCall
+from attnctl.controller import Controller, GuidanceCall, StepCall
 from attnctl.errors import InputError, NumericsError, PluginError, SelectionError, unknown
 from attnctl.memory import MemoryShortageError, is_shortage
 from attnctl.operation import Bound
@@ -274,21 +276,45 @@ class Engine:
     def _step_call(self, bound: Bound, step: Step) -> StepCall:
         """Make the context of a step action: copies of latents, so that changing them in place changes no lane."""
 
-        def lane(name: str) -> Lane:
+        def named(name: str) -> Lane:
             real = bound.lane_of(name)
             if real not in self.lanes:
                 raise unknown("lane", name, self.lanes, cls=SelectionError)
             return self.lanes[real]
 
-        def predict(x: Tensor, name: str, half: Half) -> Tensor:
+        def predict(x: Tensor, lane: str, half: Half, observers: Sequence[Controller] = ()) -> Tensor:
             self.rows += 1
-            scaled = self.sampler.scale(step.index, x[None])
-            return self.model.predict(scaled, self.sampler.timesteps[step.index], [lane(name).text(half, step)])[0]
+            scaled, row = self.sampler.scale(step.index, x[None]), Row(named(lane).name, half)
+            text = self._text(row, step)
+            with self._observed(observers, row, bound.source, scaled, step):
+                return self.model.predict(scaled, self.sampler.timesteps[step.index], [text])[0]
 
-        views = LaneTensors(bound.lane, bound.source, lambda name: _latents(lane(name))[0].clone())
+        views = LaneTensors(bound.lane, bound.source, lambda name: _latents(named(name))[0].clone())
         index = step.index + (bound.controller.action == "on_step_end")
-        reference = None if lane("self").trajectory is None else self._on_path(lane("self"), index)[0]
-        return StepCall(step, bound.lane, views, predict, reference)
+        lane = self.lanes[bound.lane]
+        reference = None if lane.trajectory is None else self._on_path(lane, index)[0]
+        return StepCall(step, bound.lane, views, predict, lane.guidance, reference)
+
+    @contextmanager
+    def _observed(
+        self, observers: Sequence[Controller], row: Row, source: str, x: Tensor, step: Step
+    ) -> Iterator[None]:
+        """Let observers read the maps of one call on one row, (1, C, h, w)."""
+        if not observers:
+            yield
+            return
+        size, halves = (int(x.shape[-2]), int(x.shape[-1])), (row.half,)
+        bounds = []
+        for observer in observers:
+            if observer.observe is None or observer.where is None:
+                raise PluginError(
+                    f"controller {observer.name!r} observes nothing", hint="give predict() controllers with `observe`"
+                )
+            sites = observer.where.select(self.model.sites, size)
+            bounds.append(Bound(replace(observer, passes=halves), row.lane, source, sites, (step.index,), 0))
+        with attached(self.model.unet, bounds) as attachment:
+            attachment.aim(step, Branches((row,)), size, self.model.text_length, x.device)
+            yield
 
     def _check_finite(self, step: Step) -> None:
         for lane in self.lanes.values():

@@ -111,6 +111,8 @@ class Inversion(ABC):
         needs_prompt: Whether it is of no use without a source prompt.
         replaces_uncond: Whether its trajectories replace the unconditional text, so that no negative prompt can be
             used with it, and guidance 1 (which has no unconditional half) makes no sense.
+        reads_lane: Whether its trajectories depend on the source lane's own texts and guidance; if not, source lanes
+            that differ in these alone share one. An instance may set its own.
     """
 
     name: ClassVar[str]
@@ -122,6 +124,7 @@ class Inversion(ABC):
     pin: Literal["none", "start", "end"] = "none"
     needs_prompt: ClassVar[bool] = False
     replaces_uncond: ClassVar[bool] = False
+    reads_lane: bool = True
 
     class Config(MethodConfig):
         """Settings; empty unless the inversion has some."""

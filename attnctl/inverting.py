@@ -88,7 +88,8 @@ class Inverter:
         Raises:
             AttnctlError: The inversion refuses, or its settings are wrong.
         """
-        wanted = (spec, lane.prompt, lane.uncond.prompt, lane.guidance)
+        own = (lane.prompt, lane.uncond.prompt, lane.guidance)
+        wanted = (spec, own if self.registry.make_inversion(spec).reads_lane else None)
         if wanted not in self._made:
             self._made[wanted] = self._invert(lane, spec)
             found = self._made[wanted]

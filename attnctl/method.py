@@ -68,6 +68,7 @@ class EditPlan:
         inversion: The inversion that a real picture needs; None for generated ones.
         negative_prompt: The lane's own unconditional text; None means the request's.
         guidance: The lane's own guidance scale; None means the request's.
+        text: The lane's conditional text as a weighted sum of prompts' embeddings; empty means its prompt.
         notes: Sentences for the user: what could not be shared, what differs from a paper.
     """
 
@@ -76,6 +77,7 @@ class EditPlan:
     inversion: InversionSpec | None = None
     negative_prompt: str | None = None
     guidance: float | None = None
+    text: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
 

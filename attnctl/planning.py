@@ -10,7 +10,7 @@ from attnctl.branches import Half
 from attnctl.composing import compose
 from attnctl.errors import InputError, PluginError, SelectionError, unknown
 from attnctl.masks import check_users, fit_mask
-from attnctl.method import EditMethod, EditPlan, ModelView
+from attnctl.method import EditMethod, EditPlan, ModelView, Source
 from attnctl.operation import Bound
 from attnctl.steps import Step
 
@@ -151,11 +151,16 @@ def plan_run(
         if mask is not None and not method.uses_mask:
             plan = replace(plan, notes=(*plan.notes, f"{method.name} makes no use of the mask"))
         _check_needs(method, plan, request, registry)
+        plan = replace(plan, source=_settled(plan, request))
         key = (plan.source, plan.inversion)
         if key not in sources:
             name = "source" if not sources else f"source[{len(sources)}]"
+            if sources:
+                first = next(iter(sources))
+                why = _why_apart(plan, *first)
+                plan = replace(plan, notes=(*plan.notes, f"{method.name} has a source lane of its own: {why}"))
             sources[key] = name
-            run.lanes[name] = _source_lane(name, plan, request, model)
+            run.lanes[name] = _source_lane(name, plan, model)
             if plan.inversion is not None:
                 run.inversions[name] = plan.inversion
         planned = PlannedEdit(i, request.lane_name(i), method, plan, sources[key])
@@ -170,7 +175,7 @@ def plan_run(
         run.lanes[planned.name] = Lane(
             planned.name,
             edit.prompt,
-            model.encode_text(edit.prompt),
+            _edit_text(edit.prompt, planned.plan, model),
             model.encode_text(negative, unconditional=True),
             request.guidance if planned.plan.guidance is None else planned.plan.guidance,
             edit=planned.index,
@@ -221,18 +226,55 @@ def _notes(planned: PlannedEdit, count: int) -> list[str]:
     return notes
 
 
-def _source_lane(name: str, plan: EditPlan, request: EditRequest, model: Model) -> Lane:
+def _settled(plan: EditPlan, request: EditRequest) -> Source:
+    """Return the plan's source with nothing left open, so that equal ones are one lane."""
     source = plan.source
-    guidance = request.guidance if source.guidance is None else source.guidance
-    negative = request.negative_prompt if source.negative_prompt is None else source.negative_prompt
-    pin = "none" if plan.inversion is None else source.pin or "none"  # a generated source has no path to follow
+    return replace(
+        source,
+        pin="none" if plan.inversion is None else source.pin or "none",  # a generated source has no path to follow
+        guidance=request.guidance if source.guidance is None else source.guidance,
+        negative_prompt=request.negative_prompt if source.negative_prompt is None else source.negative_prompt,
+    )
+
+
+def _why_apart(plan: EditPlan, source: Source, inversion: InversionSpec | None) -> str:
+    """Say why a plan cannot use the first source lane."""
+    mine = plan.source
+    if plan.inversion != inversion:
+        return "it inverts the picture in another way"
+    if mine.prompt != source.prompt:
+        return f"its text is {mine.prompt!r}, not {source.prompt!r}"
+    if mine.pin != source.pin:
+        return "it runs free" if mine.pin == "none" else "it is kept on the inverted path"
+    return "its guidance or unconditional text differs"
+
+
+def _edit_text(prompt: str, plan: EditPlan, model: Model) -> TextEncoding:
+    """Encode an edit's text: its prompt, or the weighted sum that its method planned."""
+    if not plan.text:
+        return model.encode_text(prompt)
+    parts = [(model.encode_text(text), weight) for text, weight in plan.text]
+    if parts[0][0].pooled is None:
+        pooled = None
+    else:
+        pooled = sum((w * p.pooled for p, w in parts[1:] if p.pooled is not None), parts[0][1] * parts[0][0].pooled)
+    embeds = sum((w * p.embeds for p, w in parts[1:]), parts[0][1] * parts[0][0].embeds)
+    return replace(parts[0][0], prompt=prompt, embeds=embeds, pooled=pooled)
+
+
+def _source_lane(name: str, plan: EditPlan, model: Model) -> Lane:
+    """Make the lane of a settled source."""
+    source = plan.source
+    assert source.guidance is not None
+    assert source.negative_prompt is not None
+    assert source.pin is not None
     return Lane(
         name,
         source.prompt,
         model.encode_text(source.prompt),
-        model.encode_text(negative, unconditional=True),
-        guidance,
-        pin,
+        model.encode_text(source.negative_prompt, unconditional=True),
+        source.guidance,
+        source.pin,
     )
 
 

@@ -127,15 +127,11 @@ class PlugAndPlay(EditMethod):
             if not request.source_prompt:
                 raise InputError("pnp needs a source prompt to generate the source", hint="give --source-prompt")
             return EditPlan(Source(request.source_prompt), (feature, maps), negative_prompt=config.negative_prompt)
-        notes: tuple[str, ...] = ()
-        if request.source_prompt:
-            notes = ("pnp conditions its source on the empty text, so it shares no source row with other methods",)
         return EditPlan(
             Source("", pin="start", negative_prompt=""),
             (feature, maps),
             self._inversion(request),
             negative_prompt=config.negative_prompt,
-            notes=notes,
         )
 
     def _inversion(self, request: PlanRequest) -> InversionSpec:

@@ -41,6 +41,10 @@ class DDIMInversion(Inversion):
             1.0, ge=1, description="Guidance scale on the way up; above 1 costs a second row per step, and precision."
         )
 
+    def __init__(self, config: MethodConfig | None = None) -> None:
+        super().__init__(config)
+        self.reads_lane = self.config.guidance != 1
+
     def rows(self, steps: int) -> int | None:
         """One row per step; with guidance up to two, as the texts are."""
         return (self.config.steps or steps) if self.config.guidance == 1 else None

@@ -24,6 +24,7 @@ class ReplayedDDIM(Inversion):
     summary = "PIE-Bench's misaligned DDIM baseline: the way back, one step too clean."
     paper = "arXiv:2310.01506"
     pin = "start"
+    reads_lane = False
 
     def rows(self, steps: int) -> int:
         """One row per step on each way."""
