@@ -185,4 +185,9 @@ def make_sampler(name: str, config: Any, steps: int, seed: int) -> DDIMGrid | Sc
     if not 1 <= steps < int(config.get("num_train_timesteps", 1000)):
         raise InputError(f"steps must lie between 1 and 999, found {steps}", hint="50 is the papers' number")
     scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
-    return SchedulerAdapter(scheduler, steps, seed)
+    try:
+        return SchedulerAdapter(scheduler, steps, seed)
+    except (ValueError, IndexError) as error:  # some need a few steps before they can start
+        raise InputError(
+            f"the scheduler {name} cannot run {steps} steps: {error}", hint="ask for more steps"
+        ) from error

@@ -1,0 +1,190 @@
+"""The noise schedule and its moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from attnctl.errors import InputError, ModelError
+from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler
+from attnctl.sampling_names import SCHEDULERS
+
+# diffusers hands torch tensors to numpy in a way that newer numpy warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+CONFIG = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
+
+
+def grid(steps: int, **config: Any) -> DDIMGrid:
+    made = make_sampler("ddim", {**CONFIG, **config}, steps, 0)
+    assert isinstance(made, DDIMGrid)
+    return made
+
+
+def tensors(seed: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(2, 4, 3, 5, generator=g, dtype=torch.float64).to(dtype) for _ in range(2))  # type: ignore[return-value]
+
+
+def test_the_grid_of_the_papers() -> None:
+    assert grid(50).timesteps == tuple(range(981, 0, -20))
+    assert grid(10).timesteps == (901, 801, 701, 601, 501, 401, 301, 201, 101, 1)
+    assert grid(1).timesteps == (1,)
+    assert grid(999).timesteps == tuple(range(999, 0, -1))
+    assert len(grid(300).timesteps) == 300
+
+
+@pytest.mark.parametrize(
+    "trap", [{"steps_offset": 0}, {"set_alpha_to_one": True}, {"clip_sample": True}, {"timestep_spacing": "trailing"}]
+)
+def test_the_grid_is_the_papers_whatever_the_checkpoint_says(trap: dict[str, Any]) -> None:
+    """Reference codes end up there, because their pipelines rewrite what the scheduler's file says."""
+    x, out = tensors(0)
+    ours, theirs = grid(50), grid(50, **trap)
+    assert theirs.timesteps == ours.timesteps
+    for i in (0, 20, 49):
+        assert torch.equal(theirs.denoise(i, out, x), ours.denoise(i, out, x))
+        assert torch.equal(theirs.invert(i, out, x), ours.invert(i, out, x))
+
+
+def test_levels_are_the_papers() -> None:
+    abar = grid(50).abar
+    assert abar[0].item() == pytest.approx(0.99915, abs=1e-6)
+    assert abar[981].item() == pytest.approx(0.0057755, abs=1e-7)
+    assert torch.equal(grid(50).level(-19), abar[0])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("steps", [1, 4, 50, 300])
+def test_a_step_is_diffusers_to_the_bit(prediction: str, dtype: torch.dtype, steps: int) -> None:
+    import diffusers
+
+    scheduler = diffusers.DDIMScheduler(**{**CONFIG, "prediction_type": prediction})
+    scheduler.set_timesteps(steps)
+    ours = grid(steps, prediction_type=prediction)
+    assert tuple(scheduler.timesteps.tolist()) == ours.timesteps
+    for i in {0, steps // 2, steps - 1}:
+        x, out = tensors(i, dtype)
+        assert torch.equal(ours.denoise(i, out, x), scheduler.step(out, scheduler.timesteps[i], x).prev_sample)
+
+
+@hypothesis_settings(max_examples=40)
+@given(
+    steps=st.integers(1, 400),
+    place=st.floats(0, 1, exclude_max=True),
+    seed=st.integers(0, 1000),
+    guide=st.sampled_from(["epsilon", "v_prediction"]),
+)
+def test_inverting_undoes_a_step_that_had_the_same_noise(steps: int, place: float, seed: int, guide: str) -> None:
+    """S after I is the identity for a shared eps, up to rounding in float64."""
+    ours = grid(steps, prediction_type=guide)
+    ours.abar = ours.abar.double()
+    i = int(steps * place)
+    x, eps = tensors(seed, torch.float64)
+    t = ours.timesteps[i]
+    low, high = ours.level(t - ours.stride), ours.level(t)
+
+    def output(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """What the denoiser must say at a level for its noise to be `eps`."""
+        if guide == "epsilon":
+            return eps
+        return (eps - (1 - level) ** 0.5 * x) / level**0.5
+
+    up = ours.invert(i, output(x, low), x)
+    torch.testing.assert_close(ours.denoise(i, output(up, high), up), x, atol=1e-9, rtol=1e-9)
+
+
+def test_both_prediction_types_say_the_same_thing() -> None:
+    x, eps = tensors(1, torch.float64)
+    one, other = grid(50), grid(50, prediction_type="v_prediction")
+    for made in (one, other):
+        made.abar = made.abar.double()
+    for i in (0, 25, 49):
+        a = one.level(one.timesteps[i])
+        x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+        v = a**0.5 * eps - (1 - a) ** 0.5 * x0
+        torch.testing.assert_close(other.denoise(i, v, x), one.denoise(i, eps, x))
+
+
+def test_noise_is_added_at_a_steps_own_level() -> None:
+    x0, noise = tensors(2, torch.float64)
+    ours = grid(50)
+    x = ours.noise(10, x0, noise)
+    a = ours.level(ours.timesteps[10]).double()
+    torch.testing.assert_close(x, a.sqrt() * x0 + (1 - a).sqrt() * noise, atol=1e-6, rtol=1e-6)
+
+
+def test_the_reference_schedule(golden: Any) -> None:
+    inputs, case = golden.case("unit_scheduler")
+    ours = make_sampler("ddim", golden.session.model.pipe.scheduler.config, 10, 0)
+    assert torch.equal(ours.abar, case["out.alphas_cumprod"])
+    assert ours.timesteps == tuple(inputs["timesteps_10"])
+    assert grid(50).timesteps == tuple(inputs["timesteps_50"])
+    assert ours.level(-99).item() == pytest.approx(inputs["final_alpha_cumprod"], abs=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(SCHEDULERS) - {"ddim"}))
+def test_other_schedulers_step_as_diffusers_does(name: str) -> None:
+    """Scaled inputs, start noise and history; a run of all steps, given fixed outputs."""
+    import diffusers
+
+    ours = make_sampler(name, CONFIG, 6, 3)
+    assert isinstance(ours, SchedulerAdapter)
+    theirs = getattr(diffusers, SCHEDULERS[name]).from_config(CONFIG)
+    theirs.set_timesteps(6)
+    assert ours.timesteps == tuple(theirs.timesteps.tolist())
+    x = tensors(0)[0] * ours.initial_scale
+    y = tensors(0)[0] * theirs.init_noise_sigma
+    extra = {"generator": [torch.Generator().manual_seed(3) for _ in range(2)]} if name == "euler-a" else {}
+    for i, t in enumerate(theirs.timesteps):
+        assert torch.equal(ours.scale(i, x), theirs.scale_model_input(y, t))
+        out = tensors(10 + i)[1]
+        x, y = ours.denoise(i, out, x), theirs.step(out, t, y, return_dict=False, **extra)[0]
+        assert torch.equal(x, y)
+
+
+def test_a_samplers_scheduler_is_its_own() -> None:
+    """Two runs one after the other, or side by side, do not share history."""
+    import diffusers
+
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(CONFIG)
+    x, out = tensors(0)
+    runs = []
+    for _ in range(2):
+        ours = SchedulerAdapter(scheduler, 4, 0)
+        y = x
+        for i in range(4):
+            y = ours.denoise(i, out, ours.scale(i, y))
+        runs.append(y)
+    assert torch.equal(runs[0], runs[1])
+    assert scheduler.step_index is None
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@pytest.mark.parametrize("steps", [0, -3, 1000])
+def test_numbers_of_steps_out_of_range_are_refused(name: str, steps: int) -> None:
+    with pytest.raises(InputError, match="steps must lie between 1 and 999"):
+        make_sampler(name, CONFIG, steps, 0)
+
+
+def test_unknown_names_and_prediction_types_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown scheduler 'dpm': known are dpm\\+\\+"):
+        make_sampler("dpm", CONFIG, 10, 0)
+    for name in ("ddim", "euler"):
+        with pytest.raises(ModelError, match="unknown prediction type 'sample'"):
+            make_sampler(name, {**CONFIG, "prediction_type": "sample"}, 10, 0)
