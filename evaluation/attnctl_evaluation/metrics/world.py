@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from attnctl_evaluation.world import Scene
 
 OVERLAP = 0.5
-"""Intersection over union from which an object counts as being in its place."""
+"""Intersection over union from which an object counts as being in its place; one that moved or grew must also overlap
+more with its new outline than with its old one."""
 
 GROWTH = 1.1
 """Ratio of areas from which an object counts as having grown, where its exact place is unknown."""
@@ -131,21 +132,32 @@ class AttributeAccuracy(_WorldMetric):
         findings = seen.findings[0]
         yield "background", seen.background[0] == after.background
         yield "count", len(findings) == len(after.things)
+        matched = _matched(after, seen.masks[0, : len(findings)])
         for i, thing in enumerate(after.things):
-            there = findings[i] if i < len(findings) else None
+            at = matched[i]
+            there = findings[at] if at is not None else None
             yield f"{i}.object", there is not None and there.object == thing.object
             right_colour = there is not None and there.has_colour(thing.colour, tolerant=self.config.tolerant)
             yield f"{i}.colour", right_colour
             yield f"{i}.pattern", there is not None and there.pattern == thing.pattern
-            place = self._in_place(sample, before, after, i, seen.masks[0, i])
+            mask = seen.masks[0, at] if at is not None else seen.masks.new_zeros(seen.masks.shape[-2:])
+            place = self._in_place(sample, before, after, i, mask)
             if place is not None:
                 yield f"{i}.place", there is not None and place
 
     def _in_place(self, sample: Sample, before: Scene, after: Scene, index: int, mask: Tensor) -> bool | None:
-        """Say whether a thing is where it belongs; None where nobody can tell: a new thing of a generated source."""
-        if sample.truth is not None:
-            return _overlap(mask, _exact(after, index, mask)) >= OVERLAP
+        """Say whether a thing is where it belongs; None where nobody can tell.
+
+        That is so for a thing that becomes another object, of another outline, and for a new one beside a generated
+        source, whose exact edit is unknown.
+        """
+        if f"{index}.object" in sample.facts["edited"]:
+            return None
         old = {new: was for was, new in sample.facts["things"]}.get(index)
+        if sample.truth is not None:
+            there = _overlap(mask, _exact(after, index, mask))
+            moved = f"{index}.place" in sample.facts["edited"] and old is not None
+            return there >= OVERLAP and not (moved and there <= _overlap(mask, _exact(before, old or 0, mask)))
         if old is None or sample.source is None:
             return None
         was = self.look(sample.source).masks[0, old]
@@ -156,6 +168,31 @@ class AttributeAccuracy(_WorldMetric):
             ratio = float(mask.sum()) / max(1.0, float(was.sum()))
             return ratio > GROWTH if second.size > first.size else ratio < 1 / GROWTH
         return bool(mask.any()) and abs(_middle(mask) - second.x) < abs(_middle(mask) - first.x)
+
+
+def _matched(scene: Scene, masks: Tensor) -> list[int | None]:
+    """Say which of the seen objects stands for which thing.
+
+    As many as there should be are taken in order, the left one first; of another number, each thing takes the one whose
+    middle is nearest, and no two things the same one.
+
+    Args:
+        scene: The exact scene.
+        masks: Bool (n, H, W), n seen objects.
+    """
+    if len(masks) == len(scene.things):
+        return list(range(len(masks)))
+    pairs = sorted(
+        (abs(_middle(mask) - thing.x), i, j)
+        for i, thing in enumerate(scene.things)
+        for j, mask in enumerate(masks)
+        if bool(mask.any())
+    )
+    found: list[int | None] = [None] * len(scene.things)
+    for _, i, j in pairs:
+        if found[i] is None and j not in found:
+            found[i] = j
+    return found
 
 
 def _exact(scene: Scene, index: int, like: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class TestPIEBench:
             read(PIEBench, self.mapping(tmp_path, **changes))
 
     def test_the_mask_is_decoded_as_the_benchmark_does(self) -> None:
-        """Starts and lengths row by row, cut at the end, the outermost ring set (METHODS: 16.1, mask decode)."""
+        """Starts and lengths row by row, cut at the end, the outermost ring set."""
         flat = np.zeros(512 * 512)
         for start, length in zip(RUNS[::2], RUNS[1::2], strict=True):
             for i in range(start, min(start + length, 512 * 512)):
