@@ -37,13 +37,13 @@ def _backdrop(draw: ImageDraw.ImageDraw, background: str, horizon: int, side: in
         for x, y in ((14, 12), (38, 24), (62, 9), (84, 28), (22, 42)):
             draw.ellipse(((x - 1.5) * u, (y - 1.5) * u, (x + 1.5) * u, (y + 1.5) * u), fill=(250, 250, 220))
     elif background == "road":
-        y = (horizon + 3 * side) / 4
+        middle = (horizon + 3 * side) / 4
         for x in (4, 48, 92):
-            draw.rectangle((x * u, y - 2.5 * u, (x + 24) * u, y + 2.5 * u), fill=(245, 245, 235))
+            draw.rectangle((x * u, middle - 2.5 * u, (x + 24) * u, middle + 2.5 * u), fill=(245, 245, 235))
     elif background == "sea":
-        for row, y in enumerate((horizon + 12 * u, horizon + 28 * u)):
+        for row, wave in enumerate((horizon + 12 * u, horizon + 28 * u)):
             for x in range(8 + 20 * row, 128, 44):
-                draw.rectangle((x * u, y - 1.2 * u, (x + 18) * u, y + 1.2 * u), fill=(150, 196, 236))
+                draw.rectangle((x * u, wave - 1.2 * u, (x + 18) * u, wave + 1.2 * u), fill=(150, 196, 236))
     elif background == "desert":
         draw.ellipse((8 * u, 6 * u, 28 * u, 26 * u), fill=(255, 246, 214))
     elif background == "snow":
