@@ -219,7 +219,7 @@ class Registry:
             self._manager.register(plugin, name)
             self._manager.check_pending()
             provides = self._collect(plugin, name)
-        except Exception as fault:  # a stranger's code may raise anything
+        except (Exception, SystemExit) as fault:  # a stranger's code may raise anything, and even call sys.exit()
             error = _first_line(fault)
             self._forget(plugin, name)
         listed = Plugin(name, owner, version, target, tuple(provides), error)
@@ -244,6 +244,8 @@ class Registry:
             for classes in caller():
                 for item in classes:
                     self._check(kind, base, item)
+                    if any(item.name == other.name for k, other in found if k == kind):  # type: ignore[attr-defined]
+                        raise PluginError(f"it provides two of the {kind} {item.name!r}")
                     found.append((kind, item))
         if not found:
             raise PluginError("it provides nothing", hint=f"implement one of {', '.join(h for h, _ in KINDS.values())}")
@@ -256,7 +258,7 @@ class Registry:
         if not inspect.isclass(item) or not issubclass(cast(type, item), base):
             raise PluginError(f"its {kind} {item!r} is not a subclass of {base.__name__}")
         name = getattr(item, "name", "")
-        if not name:
+        if not isinstance(name, str) or not name:
             raise PluginError(f"its {kind} {item.__name__} has no name")
         missing = ", ".join(sorted(getattr(item, "__abstractmethods__", ())))
         if missing:
@@ -314,7 +316,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:
         del sys.modules[name]
         raise PluginError(
             f"the plugin file {path} cannot be loaded: {_first_line(fault)}", hint="mend the file"
@@ -323,11 +325,18 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _owner(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+    """Return a distribution's name and version; one whose metadata is damaged must not take the others down."""
+    try:
+        name, version = (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
+    except Exception:  # importlib.metadata raises TypeError, KeyError and others for missing or broken files
+        name, version = "", ""
+    return name or "unknown", version or ""
 
 
 def _first_line(fault: BaseException) -> str:
     text = str(fault).strip().splitlines()
+    if isinstance(fault, pluggy.PluginValidationError):  # says what is wrong in its last line only
+        text = ["; ".join(line.strip() for line in text)]
     return (
         f"{type(fault).__name__}: {text[0]}"
         if text and not isinstance(fault, PluginError)
