@@ -98,6 +98,14 @@ class Inverter:
             report = replace(first.report, lane=lane.name)
             found = Found(first.trajectory, report, first.reconstruction, cached=first.cached)
         self.on_event(Inverted(found.report, found.reconstruction, found.cached))
+        quality = found.report.psnr
+        if quality is not None and quality < PSNR_WARNING:
+            self.on_event(
+                Warned(
+                    f"the inversion reconstructs the picture at only {quality:.1f} dB, so edits start from another "
+                    "picture; more --steps or a source prompt that describes it may help"
+                )
+            )
         return found
 
     def _invert(self, lane: Lane, spec: InversionSpec) -> Found:
@@ -163,13 +171,6 @@ class Inverter:
         ideal = self.model.decode_latents(self.x0)
         truth = ideal if self.pixels is None else self.pixels.float().cpu() / 2 + 0.5
         quality = psnr(picture, truth)
-        if quality < PSNR_WARNING:
-            self.on_event(
-                Warned(
-                    f"the inversion reconstructs the picture at only {quality:.1f} dB, so edits start from another "
-                    "picture; more --steps or a source prompt that describes it may help"
-                )
-            )
         best = None if self.pixels is None else psnr(ideal, truth)
         return replace(report, psnr=quality, vae_psnr=best)
 

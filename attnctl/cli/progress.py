@@ -42,12 +42,12 @@ class RunProgress:
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[count]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 console=Console(file=sys.stderr),
                 redirect_stdout=False,
@@ -72,7 +72,7 @@ class RunProgress:
         self.where = what
         if self._bars is not None:
             self._end_pulse()
-            self._pulse = self._bars.add_task(what, total=None)
+            self._pulse = self._bars.add_task(what, total=None, count="")
 
     def __call__(self, event: Event) -> None:
         """Take one of the session's events."""
@@ -89,8 +89,9 @@ class RunProgress:
             if self._bars is not None:
                 self._end_pulse()
                 if event.stage not in self._tasks:
-                    self._tasks[event.stage] = self._bars.add_task(name, total=event.total)
-                self._bars.update(self._tasks[event.stage], completed=event.done, total=event.total)
+                    self._tasks[event.stage] = self._bars.add_task(name, total=event.total, count="")
+                count = f"{event.done}/{event.total}"
+                self._bars.update(self._tasks[event.stage], completed=event.done, total=event.total, count=count)
 
     def _end_pulse(self) -> None:
         if self._bars is not None and self._pulse is not None:
