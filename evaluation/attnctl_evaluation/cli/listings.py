@@ -225,7 +225,7 @@ def _show_dataset(registry: Registry, arguments: Namespace) -> int:
     spec = DatasetSpec.parse(arguments.name)
     settings = parse_assignments(arguments.settings)
     if spec.name not in registry.datasets:
-        raise unknown("dataset", spec.name, registry.datasets)
+        raise unknown("data set", spec.name, registry.datasets)
     data = _dataset_data(registry, spec.name)
     if data["needs_path"] and spec.path is None and "path" not in settings:
         data["cases"] = None

@@ -37,7 +37,7 @@ def test_every_column_of_every_protocol_is_a_metric_with_valid_settings(registry
 
 
 def test_the_official_protocol_follows_the_published_evaluation(registry: Registry, trunks: Path) -> None:
-    """Step by step as PnPInversion does it: JPEG, framed mask, zeroed parts over the whole frame, the table's factors."""
+    """Step by step as PnPInversion does it: JPEG, framed mask, zeroed parts over the whole frame, scales."""
     given = sample(0, 512, 512)
     panel = build_panel(["pie-bench/v1-official"], registry, settings={"lpips": {"weights": str(trunks)}})
     found = panel.score(given)
