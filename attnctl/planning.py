@@ -229,9 +229,12 @@ def _notes(planned: PlannedEdit, count: int) -> list[str]:
 def _settled(plan: EditPlan, request: EditRequest) -> Source:
     """Return the plan's source with nothing left open, so that equal ones are one lane."""
     source = plan.source
+    pin = "none" if plan.inversion is None else source.pin or "none"  # a generated source has no path to follow
+    if pin == "start" and not request.keep_source:
+        pin = "end"  # the same latents at every denoiser call; only a source that is run as well tells them apart
     return replace(
         source,
-        pin="none" if plan.inversion is None else source.pin or "none",  # a generated source has no path to follow
+        pin=pin,
         guidance=request.guidance if source.guidance is None else source.guidance,
         negative_prompt=request.negative_prompt if source.negative_prompt is None else source.negative_prompt,
     )
