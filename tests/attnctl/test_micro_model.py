@@ -17,7 +17,7 @@ def pipe():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+        return StableDiffusionPipeline.from_pretrained(FOLDER).to(torch.float32)
 
 
 def test_the_folder_is_small_and_holds_no_pickles():
