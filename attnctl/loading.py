@@ -77,7 +77,9 @@ def load_model(
     if dtype is not None and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     location, single_file = locate(name)
-    family = "StableDiffusionPipeline" if single_file or location is None else inspect_folder(location, name)
+    family = ""  # of hub models it is told by a file that has to be downloaded first
+    if location is not None:
+        family = inspect_file(location, name) if single_file else inspect_folder(location, name)
     import torch
 
     place = pick_device(device)
@@ -85,8 +87,9 @@ def load_model(
     pipe = _load_pipeline(name, location, single_file, family, revision, kind, config)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(place)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        part.requires_grad_(False).eval()
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
+        if part is not None:
+            part.requires_grad_(False).eval()
     from attnctl.model import Model, check_supported
 
     folder = location if location is not None and not single_file else None
@@ -120,7 +123,7 @@ def locate(name: str) -> tuple[Path | None, bool]:
     if name == EMBEDDED:
         return embedded_folder(), False
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path, False
     if path.suffix in {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}:
         if path.suffix != ".safetensors":
@@ -146,7 +149,7 @@ def inspect_folder(folder: Path, name: str) -> str:
     """Check a folder in diffusers' layout before anything heavy is imported; return the pipeline class to load.
 
     Raises:
-        ModelError: No or broken ``model_index.json``, an unsupported family, no denoiser, or pickled weights only.
+        ModelError: No or broken ``model_index.json``, an unsupported family, a missing part, or pickled weights only.
     """
     index = folder / "model_index.json"
     if not index.is_file():
@@ -161,7 +164,11 @@ def inspect_folder(folder: Path, name: str) -> str:
             f"{name} is a {kind}, a family that is not supported",
             hint=f"supported are {', '.join(sorted(FAMILIES))}",
         )
-    for part in ("unet", "vae", "text_encoder"):
+    second = FAMILIES[kind] == "StableDiffusionXLPipeline"
+    for part in ("tokenizer", *(("tokenizer_2",) if second else ())):  # loaders make up an empty one
+        if not any((folder / part / file).is_file() for file in ("vocab.json", "tokenizer.json")):
+            raise ModelError(f"{name} has no vocabulary in {part}/", hint="download the whole model, not only weights")
+    for part in ("unet", "vae", "text_encoder", *(("text_encoder_2",) if second else ())):
         if not (folder / part / "config.json").is_file():
             raise ModelError(f"{name} has no {part}/config.json", hint="download the whole model, not only weights")
         if not list((folder / part).glob("*.safetensors")):
@@ -171,6 +178,30 @@ def inspect_folder(folder: Path, name: str) -> str:
                 f"{name} has {found} in {part}/", hint="get the .safetensors files; pickles are not loaded"
             )
     return FAMILIES[kind]
+
+
+def inspect_file(path: Path, name: str) -> str:
+    """Look at the names of a single file's tensors, without loading them; return the pipeline class to load.
+
+    Raises:
+        ModelError: The file is damaged, or holds no denoiser: a LoRA, an adapter, or a part of a model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            keys = list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{name} cannot be read: {error}", hint="the file may be damaged; download it again"
+        ) from error
+    if not any(key.startswith("model.diffusion_model.") for key in keys):
+        raise ModelError(
+            f"{name} holds no whole Stable Diffusion model: none of its {len(keys)} tensors belongs to a denoiser",
+            hint="name a checkpoint, not a LoRA, an adapter or a part of a model",
+        )
+    xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
+    return "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
 
 
 def _load_pipeline(
@@ -189,18 +220,18 @@ def _load_pipeline(
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": dtype, "safety_checker": None}
+    options: dict[str, Any] = {"dtype": dtype}
     try:
-        if single_file:
-            extra = {"config": config} if config else {}
-            return diffusers.StableDiffusionPipeline.from_single_file(str(location), **options, **extra)
-        if location is None:
-            family = _hub_family(name, revision)
-        if family == "StableDiffusionXLPipeline":
-            del options["safety_checker"]
-        else:
-            options["requires_safety_checker"] = False
+        family = family or _hub_family(name, revision)
         pipeline = getattr(diffusers, family)
+        if family == "StableDiffusionPipeline":
+            options["safety_checker"] = None
+        if single_file:
+            return pipeline.from_single_file(str(location), **options, **({"config": config} if config else {}))
+        if family == "StableDiffusionPipeline":
+            options["requires_safety_checker"] = False
+        if location is not None and all(".fp16." in p.name for p in (location / "unet").glob("*.safetensors")):
+            options["variant"] = "fp16"
         return pipeline.from_pretrained(location or name, revision=revision, use_safetensors=True, **options)
     except ModelError:
         raise
