@@ -30,17 +30,31 @@ class TestMasaCtrl(MethodConformance):
     off: ClassVar = {"start": 1.0}
 
 
+@pytest.mark.slow
 class TestUnion(MethodConformance):
     method = MasaCtrl
     settings: ClassVar = {**START, "union": True}
     off: ClassVar = {"start": 1.0}
 
 
+@pytest.mark.slow
 class TestByWords(MethodConformance):
     method = MasaCtrl
     settings: ClassVar = {**START, "tokens": ((6,), (6,)), "threshold": 0.5}
     off: ClassVar = {"start": 1.0}
-    skipped: ClassVar = {"real_picture": "words need a source prompt, which this law does not give"}
+    skipped: ClassVar = {
+        "equal_prompts": "regions part the edit's attention, and the source's stays whole",
+        "real_picture": "words need a source prompt, which this law does not give",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "law"),
+    [(TestUnion, "equal_prompts"), (TestUnion, "off"), (TestByWords, "split"), (TestByWords, "bfloat16")],
+)
+def test_variants_obey_the_laws_that_they_could_break(variant: type[MethodConformance], law: str) -> None:
+    """The slow tests hold the others."""
+    getattr(variant(), f"test_{law}")()
 
 
 # -- the reference code's numbers --------------------------------------------------------------------------------------
