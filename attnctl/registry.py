@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pluggy
@@ -215,6 +215,10 @@ class Registry:
             The plugin as listed; its `error` says why it could not be used.
         """
         error, provides = "", []
+        if isinstance(plugin, SimpleNamespace):  # cannot be hashed, and pluggy keeps plugins in sets
+            module = ModuleType(name)
+            module.__dict__.update(vars(plugin))
+            plugin = module
         try:
             self._manager.register(plugin, name)
             self._manager.check_pending()

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 
 from attnctl.errors import InputError, PluginError
-from attnctl.inversion import InversionSpec
+from attnctl.hookspecs import hookimpl
+from attnctl.inversion import Inversion, InversionSpec
 from attnctl.registry import KINDS, Registry
 
 GOOD = """
@@ -232,3 +234,17 @@ def test_inversions_are_built_with_validated_settings() -> None:
     assert registry.make_inversion(InversionSpec("ddim")).name == "ddim"
     with pytest.raises(InputError, match="unknown setting of ddim 'speed'"):
         registry.make_inversion(InversionSpec("ddim", options=(("speed", 1),)))
+
+
+def test_a_namespace_of_hooks_is_a_plugin_too() -> None:
+    @hookimpl
+    def attnctl_inversions() -> list[type[Inversion]]:
+        return [type("Mine", (Inversion,), {"name": "mine", "invert": lambda self, call: None})]
+
+    registry = Registry.load()
+    for name in ("one", "other"):
+        listed = registry.register(SimpleNamespace(attnctl_inversions=attnctl_inversions), name)
+        assert listed.error == (
+            "" if name == "one" else "its inversion 'mine' has a name that plugin 'one' already uses"
+        )
+    assert registry.inversion("mine").name == "mine"
