@@ -79,7 +79,7 @@ def modules_after(words: list[str], folder: Path) -> tuple[int, set[str], str]:
         "sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=False, cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], check=False, cwd=folder, capture_output=True, text=True, timeout=300
     )
     return done.returncode, set((folder / "modules").read_text().splitlines()), done.stderr
 
@@ -118,7 +118,7 @@ def test_python_dash_m_is_the_same_command(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout) == (0, f"attnctl {attnctl.__version__}\n")
 
@@ -130,7 +130,7 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
     with os.fdopen(write, "wb") as closed:
         done = subprocess.run(
             [sys.executable, "-m", "attnctl", "methods"],
-            check=False, cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60,
+            check=False, cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=300,
         )  # fmt: skip
     assert done.stderr == ""
     assert done.returncode == 141
@@ -139,7 +139,7 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
 def test_letters_that_the_terminal_lacks_are_written_as_escapes(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "attnctl", "methods", "Straße"],
-        check=False, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60,
+        check=False, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2
     assert rb"unknown method 'Stra\xdfe'" in done.stderr

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from attnctl.cli.terminal import one_line
 
 PAIR = ["--source-prompt", "a red car", "--prompt", "a blue car"]
 TROUBLE = str(Path(__file__).with_name("plugin_for_tests.py"))
+LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+
+
+@pytest.fixture(autouse=True)
+def _listen() -> Iterator[None]:
+    """Hear Ctrl-C, also where the tests run in the background: shells have background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_in_the_middle_of_a_drawn_edit_nothing_is_left(run, tmp_path: Path) -> None:
@@ -47,21 +57,24 @@ def test_an_earlier_run_in_that_folder_is_left_as_it_was(run, tmp_path: Path) ->
 def test_a_real_key_press_at_any_time(model: str, tmp_path: Path) -> None:
     """A signal to the process while it loads or denoises, whichever it is at: never a traceback."""
     words = ["run", "--method", "fpe", "--model", model, *PAIR, "--steps", "900", "--out", "o"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "attnctl", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "o").exists():  # made before the model is loaded
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    command = [
+        sys.executable,
+        "-c",
+        LISTEN + "import sys, attnctl.cli; sys.exit(attnctl.cli.main(sys.argv[1:]))",
+        *words,
+    ]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "o").exists():  # made before the model is loaded
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert out == ""
     assert re.fullmatch(r"interrupted: while [a-z, 0-9]+; nothing was written", one_line(err)), err

@@ -85,7 +85,7 @@ def test_a_broken_installed_plugin_is_listed_and_harms_nothing(tmp_path: Path) -
     def attnctl(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "attnctl", *words], check=False, cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(site)}, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(site)}, timeout=300,
         )  # fmt: skip
 
     done = attnctl("plugins")
