@@ -86,9 +86,17 @@ def _ranges(text: str) -> list[int] | None:
 
 
 def shown(value: Any) -> str:
-    """Write a setting's value as ``--set`` takes it: ``none``, ``true``, ``0.8``, ``4,5,6``."""
+    """Write a setting's value as ``--set`` takes it: ``none``, ``true``, ``0.8``, ``4,5,6``.
+
+    Values by word and lists of words have no spelling that every field takes; those that the built-in ones
+    read are used: ``blue:0.4 car:0.2,0.6`` and ``red > light blue``.
+    """
     if value is None or isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict) and value:
+        return " ".join(f"{key}:{shown(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, (list, tuple)) for item in value):
+        return " > ".join(" ".join(map(shown, item)) for item in value)
     if isinstance(value, (list, tuple)):
         return ",".join(shown(item) for item in value)
     return str(value)
@@ -111,6 +119,8 @@ def describe_fields(kind: type[MethodConfig]) -> list[dict[str, str]]:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
+    if "allowed" in schema:  # a field's own words: Field(json_schema_extra={"allowed": ...})
+        return str(schema["allowed"])
     options = schema.get("anyOf", [schema])
     return " or ".join(dict.fromkeys(filter(None, (_one_range(o) for o in options))))
 

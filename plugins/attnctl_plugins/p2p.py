@@ -91,11 +91,14 @@ class P2P(EditMethod):
         )
         cross_replace: Window | dict[str | int, Window] = Field(
             0.8,
+            json_schema_extra={"allowed": "0 to 1, or start,stop, or word:window word:window"},
             description="Steps with the source's cross-attention: a fraction, start,stop, or by word: "
             "'default_:1 lion:0.4'.",
         )
         self_replace: Window = Field(
-            0.4, description="Steps with the source's self-attention: a fraction or start,stop."
+            0.4,
+            json_schema_extra={"allowed": "0 to 1, or start,stop"},
+            description="Steps with the source's self-attention: a fraction or start,stop.",
         )
         min_downscale: int | None = Field(
             2, ge=1, description="Self-attention: act where the grid is at most 1/this of the latents' side."
@@ -107,16 +110,22 @@ class P2P(EditMethod):
             None, min_length=1, description="Self-attention: act in these layers only, counted from 0."
         )
         equalizer: dict[str | int, FiniteFloat] = Field(
-            {}, description="Factors on words of the target: 'smiling:5 doll:-1'. They act while cross_replace does."
+            {},
+            json_schema_extra={"allowed": "word:factor word:factor"},
+            description="Factors on words of the target: 'smiling:5 doll:-1'. They act while cross_replace does.",
         )
         blend_words: tuple[Words, Words] | None = Field(
-            None, description="Change the picture only where these words are: 'cat > tiger', or 'cat' for both prompts."
+            None,
+            json_schema_extra={"allowed": "none, or words, or words > words"},
+            description="Change the picture only where these words are: 'cat > tiger', or 'cat' for both prompts.",
         )
         blend_threshold: float = Field(
             0.3, ge=0, lt=1, description="Share of the maximum of the word map from which a place counts."
         )
         subtract_words: tuple[Words, Words] | None = Field(
-            None, description="Do not change the picture where these words are; written as blend_words."
+            None,
+            json_schema_extra={"allowed": "none, or words, or words > words"},
+            description="Do not change the picture where these words are; written as blend_words.",
         )
         subtract_threshold: float = Field(0.3, ge=0, lt=1, description="As blend_threshold, for subtract_words.")
         start_blend: float = Field(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from attnctl.config import build_config, describe_fields, parse_assignments
+from attnctl.config import build_config, describe_fields, parse_assignments, shown
 from attnctl.errors import InputError
 from attnctl.method import MethodConfig
 
@@ -138,3 +138,24 @@ def test_every_field_is_described_for_tables() -> None:
     assert rows["layers"]["default"] == "none"
     assert rows["scale"]["range"] == "number > 0"
     assert rows["sure"] == {"name": "sure", "default": "false", "range": "true or false", "description": "Whether."}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"blue": 0.4, "car": (0.2, 0.6)}, "blue:0.4 car:0.2,0.6"),
+        ((("red",), ("light", "blue")), "red > light blue"),
+        ({}, "{}"),
+        ((), ""),
+        (None, "none"),
+    ],
+)
+def test_values_by_word_are_shown_as_they_are_written(value: Any, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_a_field_may_say_itself_what_it_allows() -> None:
+    class Config(MethodConfig):
+        odd: int = Field(1, ge=0, json_schema_extra={"allowed": "odd numbers"}, description="A number.")
+
+    assert describe_fields(Config)[0]["range"] == "odd numbers"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from attnctl.config import build_config, shown
 from attnctl.controller import Controller
 from attnctl.errors import InputError
 from attnctl.method import EditPlan, ModelView
@@ -313,3 +314,16 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
     with pytest.raises(Exception, match=message) as caught:
         run(Edit(LONGER, "p2p", settings))
     assert getattr(caught.value, "exit_code", None) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cross_replace": "default_:1.0 dog:0.2,0.6", "equalizer": "dog:2.0", "blend_words": "cat > dog"},
+        {"cross_replace": (0.2, 0.8), "self_replace": 0.5, "subtract_words": "grass"},
+    ],
+)
+def test_settings_are_shown_as_they_can_be_written(settings: dict[str, Any]) -> None:
+    made = build_config(P2P.Config, settings, owner="p2p")
+    text = {name: shown(getattr(made, name)) for name in settings}
+    assert build_config(P2P.Config, text, owner="p2p") == made
