@@ -48,17 +48,17 @@ def _with_inversion(plan: EditPlan, method: EditMethod, request: EditRequest, re
     """Take over how an inversion wants lanes to be pinned and guided, where the method does not say."""
     assert plan.inversion is not None
     spec = plan.inversion
+    notes = plan.notes
     if request.inversion is not None and spec.name != request.inversion:
-        raise InputError(
-            f"{method.name} works with the inversion {spec.name} alone, not with {request.inversion}",
-            hint="leave --inversion out",
-        )
-    if request.inversion is not None:
+        refusal = f"{method.name} works with the inversion {spec.name} alone, not with {request.inversion}"
+        if all(edit.method == method.name for edit in request.edits):
+            raise InputError(refusal, hint="leave --inversion out")
+        notes = (*notes, refusal)  # other methods of the run take the one that is asked for
+    elif request.inversion is not None:
         spec = spec.with_settings(request.inversion_settings)
     inversion = registry.make_inversion(spec)
     guidance = request.guidance
     source, edits = inversion.source_guidance(guidance), inversion.edit_guidance(guidance)
-    notes = plan.notes
     if plan.source.pin is None:
         plan = replace(plan, source=replace(plan.source, pin=inversion.pin))
     if plan.source.guidance is None and source != guidance:

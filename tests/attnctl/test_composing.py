@@ -150,6 +150,15 @@ def test_what_cannot_work_is_refused(session: EditSession, fields: dict[str, Any
         session.plan(request(**fields))
 
 
+def test_a_method_that_keeps_its_inversion_does_not_hold_up_the_others(session: EditSession) -> None:
+    keeps, takes = Edit("a dog", "follows", {"only": True}, name="keeps"), Edit("a dog", "none", name="takes")
+    given = request(inversion="ddim", inversion_settings={"steps": 2})
+    plan = session.plan(replace(given, edits=(keeps, takes)))
+    assert {spec.name for spec in plan.inversions.values()} == {"still", "ddim"}
+    assert plan.edits[0].plan.notes == ("follows works with the inversion still alone, not with ddim",)
+    assert not any("alone" in note for note in plan.edits[1].plan.notes)
+
+
 def test_a_modifier_may_guide_and_read_other_lanes(session: EditSession) -> None:
     own = session.run(request(modifiers={"added": {"scale": 3.0}}), record=True)
     plain = session.run(request(guidance=3.0), record=True)
