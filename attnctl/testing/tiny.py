@@ -6,7 +6,9 @@ exact here (which rows meet, what is restored, what is computed) is exact there.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +164,21 @@ def tiny_tokenizer() -> Any:
 
 @cache
 def _vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
-    """Return (token -> id, merges): every word is built up from its front, one letter per merge."""
+    """Return (token -> id, merges), learned as byte pair encoding is, until every word of `WORDS` is one token."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,.!?'-"
-    tokens = [*letters, *(c + "</w>" for c in letters)]
-    merges: dict[tuple[str, str], None] = {}
-    for word in WORDS:
-        for end in range(2, len(word) + 1):
-            last = "</w>" if end == len(word) else ""
-            merges[word[: end - 1], word[end - 1] + last] = None
-    tokens += dict.fromkeys(a + b for a, b in merges)
-    return {token: i for i, token in enumerate([*dict.fromkeys(tokens), START, END])}, tuple(merges)
+    words = [[*word[:-1], word[-1] + "</w>"] for word in WORDS]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for word in words for pair in pairwise(word)):
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        for word in words:
+            i = 0
+            while i + 1 < len(word):
+                if (word[i], word[i + 1]) == best:
+                    word[i : i + 2] = ["".join(best)]
+                i += 1
+    tokens = [*letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges), START, END]
+    return {token: i for i, token in enumerate(dict.fromkeys(tokens))}, tuple(merges)
 
 
 def _text_encoder(*, projected: bool = False) -> Any:

@@ -108,7 +108,7 @@ def test_packing_into_calls_of_any_size_changes_no_number(real: bool, run_with: 
     if real:
         fields |= {"x0": x0, "check_reconstruction": False, "source_prompt": "a red cat"}
     whole = run_with(*methods, **fields)
-    for rows in (1, 2, 3, 5, 8):
+    for rows in (1, 3, 5):
         split = run_with(*methods, max_rows=rows, **fields)
         for lane in whole.lanes:
             assert distance(split[lane.name].latents, lane.latents) < 1e-5, (rows, lane.name)
