@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from attnctl.errors import InputError, nearest_first
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Word = str | int
@@ -192,6 +191,8 @@ def align_tokens(source: PromptTokens, target: PromptTokens, *, published: bool 
     Padding reads the source's padding. The published code lets it read the source column of the same index, which is
     a word's wherever the source is longer than the target; `published` does so too.
     """
+    import numpy as np
+
     length = target.length
     mapper = [*align_ids(source.ids, target.ids), *range(len(target.ids), length)][:length]
     if not published:
@@ -218,6 +219,8 @@ def align_words(source: PromptTokens, target: PromptTokens, *, published: bool =
     Raises:
         InputError: The prompts have different numbers of words.
     """
+    import numpy as np
+
     if len(source.words) != len(target.words):
         raise InputError(
             f"word for word needs as many words in both prompts, found {len(source.words)} in {source.text!r} and "
@@ -250,6 +253,8 @@ def align_words(source: PromptTokens, target: PromptTokens, *, published: bool =
 
 def identity(source: PromptTokens, target: PromptTokens) -> Alignment:
     """Match tokens by their index, whatever they are."""
+    import numpy as np
+
     length = target.length
     return Alignment(source, target, np.eye(length, dtype=np.float32), np.zeros(length, np.float32))
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from attnctl.tokens import PromptTokens, Word
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Bounds = float | tuple[float, float]
@@ -82,6 +81,8 @@ def token_windows(
     Without a default entry, words that are not named take the whole schedule. Other arguments and errors are those of
     `tokens_of`.
     """
+    import numpy as np
+
     by_word = dict(schedule) if isinstance(schedule, Mapping) else {DEFAULT: schedule}
     table = np.tile(np.array(window(by_word.pop(DEFAULT, 1.0))), (target.length, 1))
     for word, bounds in by_word.items():
@@ -95,6 +96,8 @@ def alpha_table(windows: NDArray[np.float64], steps: int) -> NDArray[np.float32]
     The published table has a row more than there are steps, and rounds by it: row i is 1 for
     int(start (T+1)) <= i < int(stop (T+1)).
     """
+    import numpy as np
+
     rows = (windows * (steps + 1)).astype(np.int64)
     i = np.arange(steps + 1)[:, None]
     return ((rows[:, 0] <= i) & (i < rows[:, 1])).astype(np.float32)
@@ -104,6 +107,8 @@ def equalizer(
     factors: Mapping[Word, float], target: PromptTokens, skipped: list[str] | None = None
 ) -> NDArray[np.float32]:
     """Return c, (M,): the factors of the named words' tokens, 1 elsewhere. See `tokens_of` for the rest."""
+    import numpy as np
+
     table = np.ones(target.length, np.float32)
     for word, factor in factors.items():
         table[list(tokens_of([word], target, skipped))] = factor
