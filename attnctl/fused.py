@@ -81,7 +81,8 @@ def _prove(op: Operation, out: Tensor, plain: Tensor) -> None:
     for bound in op.unproven:
         rows = [op.branches.index(bound.lane, h) for h in bound.controller.passes if Row(bound.lane, h) in op.branches]
         a, b = out[rows].detach(), plain[rows].detach()
-        eps = 8 * torch.finfo(a.dtype).eps
+        info = torch.finfo(a.dtype)
+        eps = info.eps * (2 if info.bits == 16 else 8)  # a few roundings; more would hide mild edits in half precision
         allowed = max(eps, 1e-4) if bound.controller.on_probs is not None else eps  # explicit maps round otherwise
         tolerance = allowed * float(b.abs().max())
         bound.differs = float((a - b).abs().max()) > tolerance
@@ -173,9 +174,12 @@ def _sum_terms(terms: Sequence[RowTerm], p: Projections, columns: Tensor | None 
 
 def _as_added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast a mask that is added to logits, its largest values to finite ones: a row of -inf would become NaN."""
-    if mask.dtype == torch.bool:
+    if mask.dtype == torch.bool or mask.dtype == dtype:
         return mask
-    return mask.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max).to(dtype)
+    limits = torch.finfo(dtype)
+    if torch.finfo(mask.dtype).max > limits.max:
+        mask = mask.clamp(limits.min, limits.max)
+    return mask.to(dtype)
 
 
 def _views(bound: Bound, call: AttentionCall, part: str, p: Projections) -> LaneTensors:

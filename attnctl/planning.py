@@ -170,6 +170,8 @@ def plan_run(
     for planned in run.edits:
         if planned.name in run.lanes:
             raise SelectionError(f"two lanes are called {planned.name!r}", hint="give every edit its own name")
+        if planned.name == "self":
+            raise SelectionError("a lane cannot be called 'self', which stands for the lane itself", hint="rename it")
         edit = request.edits[planned.index]
         negative = request.negative_prompt if planned.plan.negative_prompt is None else planned.plan.negative_prompt
         run.lanes[planned.name] = Lane(

@@ -266,6 +266,17 @@ def test_an_expression_that_changes_nothing_is_never_taken_for_an_edit() -> None
     assert not one.differs
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_mild_edits_are_told_from_rounding_in_any_precision(dtype: torch.dtype) -> None:
+    q, k, v = (x.to(dtype) for x in project(len(ROWS), width=8))
+    for expression, acts in ((1.05 * Attend(), True), (0.5 * Attend() + 0.5 * Attend(), False), (Attend(), False)):
+        one = bound(attend(expression), proven=False)
+        op = make(one)
+        assert op is not None
+        run(op, q, k, v)
+        assert one.differs == acts, str(expression)
+
+
 def test_nothing_happens_outside_the_window_or_where_the_rows_are_not() -> None:
     fpe = attend(Attend(q="source", k="source"))
     late = Bound(fpe, "edit[0]", "source", (SELF,), (3,), 1)

@@ -467,6 +467,7 @@ def requests() -> dict[str, tuple[dict[str, Any], type[AttnctlError], str]]:
         "setting": ({"edits": (Edit(TARGET, "none", {"a": 1}),)}, InputError, "unknown setting of none 'a'"),
         "preset": ({"edits": (Edit(TARGET, "fpe", preset="papr"),)}, InputError, "known are paper"),
         "names": ({"edits": (Edit(TARGET, "none", name="source"),)}, SelectionError, "two lanes are called 'source'"),
+        "self": ({"edits": (Edit(TARGET, "none", name="self"),)}, SelectionError, "cannot be called 'self'"),
         "same": ({"edits": (Edit(TARGET, "none", name="a"), Edit(OTHER, "none", name="a"))}, SelectionError, "'a'"),
         "scheduler": ({"scheduler": "ddimm"}, InputError, "unknown scheduler 'ddimm': known are ddim"),
         "steps": ({"steps": 1000}, InputError, "steps must lie between 1 and 999"),
