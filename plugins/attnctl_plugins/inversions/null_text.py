@@ -54,7 +54,7 @@ class NullText(Inversion):
             0.01, gt=0, description="Adam's learning rate in the first step; it falls by 1 % of this per step."
         )
         low_memory: bool = Field(
-            False, description="Compute activations twice instead of keeping them: less memory, about a third slower."
+            False, description="Compute activations twice instead of keeping them: less memory, more time."
         )
 
     def invert(self, call: InversionCall) -> Trajectory:

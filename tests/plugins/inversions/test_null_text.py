@@ -117,8 +117,19 @@ def test_the_denoiser_is_left_as_it_was(bench: Any) -> None:
     model = tiny_model(prediction_type="v_prediction", dtype=torch.float64)
     frozen, learning = list(model.unet.parameters())[:2]
     learning.requires_grad_(True)
-    one = learn(bench, model=model, inner_steps=1)
-    other = learn(bench, model=model, inner_steps=1, low_memory=True)
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[-1] += tensor.numel() * tensor.element_size()
+        return tensor
+
+    found = []
+    for low_memory in (False, True):
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found.append(learn(bench, model=model, inner_steps=1, low_memory=low_memory))
+    one, other = found
+    assert kept[1] < kept[0] / 2  # bytes that the backward passes ask for
     assert all(distance(a, b) < 1e-12 for a, b in zip(one.uncond, other.uncond, strict=True))
     assert (frozen.requires_grad, learning.requires_grad) == (False, True)
     assert learning.grad is None
@@ -141,6 +152,17 @@ def test_texts_are_learnt_in_full_precision_for_models_in_half(bench: Any) -> No
     assert ticks == sorted(ticks)
     assert {total for _, total in ticks} == {2 * (3 + 1)}
     assert ticks[-1] == (8, 8)
+
+
+def test_an_edit_leaves_the_way_back_as_it_is(bench: Any) -> None:
+    """Every lane on the path is sampled with the learnt texts, and the edit reads the source without moving it."""
+    settings = {"inner_steps": 1}
+    edited = bench.run("null-text", Edit(bench.target, "p2p"), steps=STEPS, inversion_settings=settings)
+    back = bench.run("null-text", Edit(bench.source, "none"), steps=STEPS, inversion_settings=settings)
+    assert distance(edited.source.history, back["edit[0]"].history) < 1e-9
+    same = bench.run("null-text", Edit(bench.source, "p2p"), steps=STEPS, inversion_settings=settings, allow_no_op=True)
+    assert distance(same["edit[0]"].latents, back["edit[0]"].latents) < 1e-9
+    assert distance(edited["edit[0]"].latents, back["edit[0]"].latents) > 1e-2
 
 
 @pytest.mark.parametrize(
