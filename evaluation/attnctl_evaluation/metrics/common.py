@@ -37,7 +37,9 @@ class RegionConfig(ScaledConfig):
     region: Region = Field("whole", description="Part that is measured: all, inside the edit mask, or outside it.")
     masking: Literal["pixels", "black"] = Field(
         "pixels",
-        description="How a part is measured: over its own pixels, or over the whole frame with the rest black in both.",
+        description="How a part is measured: over its own pixels, or over the whole frame with the rest black in both. "
+        "For the former, the rest of the edited picture is replaced by the other picture's, so that windows and networks "
+        "which see across the border see no difference there.",
     )
     against: Literal["source", "truth"] = Field("source", description="Picture to compare with.")
 
@@ -99,6 +101,13 @@ def empty_reason(region: Region) -> str:
 def blackened(picture: Tensor, area: Tensor | None) -> Tensor:
     """Return the picture (3, H, W) with everything outside `area` black."""
     return picture if area is None else picture * area.to(picture)
+
+
+def filled(edited: Tensor, other: Tensor, area: Tensor) -> Tensor:
+    """Return the edited picture with everything outside `area` taken from the other one; both (3, H, W)."""
+    import torch
+
+    return torch.where(area.to(edited.device), edited, other)
 
 
 def weights_hash(module: nn.Module) -> str:

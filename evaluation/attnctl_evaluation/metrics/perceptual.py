@@ -15,6 +15,7 @@ from attnctl_evaluation.metrics.common import (
     PairMetric,
     RegionConfig,
     blackened,
+    filled,
     imported,
     load_weights,
     torch_hub_file,
@@ -75,7 +76,7 @@ class LPIPS(PairMetric):
         config = self.config
         part = {
             "whole": "distances averaged over the picture",
-            "pixels": f"distance map averaged over the pixels {config.region} the mask",
+            "pixels": f"distance map over the pixels {config.region} the mask, all others as in the other picture",
             "black": f"everything but the part {config.region} the mask black in both",
         }["whole" if config.region == "whole" else config.masking]
         return MetricCard(
@@ -95,8 +96,9 @@ class LPIPS(PairMetric):
         if min(edited.shape[-2:]) < 32:
             return Score(None, "a side is below 32 pixels")
         by_map = area is not None and self.config.masking == "pixels"
-        if not by_map:
-            edited, other = blackened(edited, area), blackened(other, area)
+        if area is not None:
+            dark = blackened(edited, area), blackened(other, area)
+            edited, other = (filled(edited, other, area), other) if by_map else dark
         net.spatial = by_map
         with torch.no_grad():
             found = net(edited.float()[None], other.float()[None], normalize=True)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from attnctl.hookspecs import hookimpl
 from attnctl.metric import Metric, MetricCard, Score, finite
-from attnctl_evaluation.metrics.common import PairMetric, RegionConfig, blackened, imported, versions
+from attnctl_evaluation.metrics.common import PairMetric, RegionConfig, blackened, filled, imported, versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def _preprocessing(config: Any) -> str:
         return (
             f"values in [0, 1]; everything but the part {config.region} the mask black in both, averaged over the frame"
         )
-    return f"values in [0, 1]; averaged over the pixels {config.region} the mask"
+    return f"values in [0, 1]; averaged over the pixels {config.region} the mask, all others as in the other picture"
 
 
 class MSE(PairMetric):
@@ -121,7 +121,7 @@ class SSIM(PairMetric):
         _ssim(self.column)
         return MetricCard(
             self.name, self.column, self.summary, "higher", -self.config.scale, self.config.scale,
-            preprocessing=_preprocessing(self.config) + "; windows reach 5 pixels over the edge of a part",
+            preprocessing=_preprocessing(self.config) + "; computed in float64",
             source="torchmetrics structural_similarity_index_measure, data range 1", scale=self.config.scale,
             degenerate=f"an empty part, or a side below {SSIM_SIDE} pixels, has no value",
             settings=self.config.model_dump(), packages=versions("torch", "torchmetrics"),
@@ -134,8 +134,12 @@ class SSIM(PairMetric):
         if self.config.masking == "black":
             edited, other = blackened(edited, area), blackened(other, area)
             area = None
-        _, full = _ssim(self.column)(edited[None], other[None], data_range=1.0, return_full_image=True)
-        value = full.double().mean() if area is None else full[0].double()[:, area.to(full.device)].mean()
+        if area is not None:
+            edited = filled(edited, other, area)
+        # In float32 the variances of flat areas are rounding errors: identical drawings got 0.9997.
+        pair = edited.double()[None], other.double()[None]
+        _, full = _ssim(self.column)(*pair, data_range=1.0, return_full_image=True)
+        value = full.mean() if area is None else full[0][:, area.to(full.device)].mean()
         return finite(self.config.scale * float(value))
 
 

@@ -27,13 +27,22 @@ class TestLPIPS:
             dark = [p * (~given.mask).float() * 2 - 1 for p in pair]
             masked = float(reference(*dark))
             reference.spatial = True
-            outside = float(reference(*pair, normalize=True)[0, 0][~given.mask].mean())
+            filled = torch.where(~given.mask, *pair)
+            outside = float(reference(filled, pair[1], normalize=True)[0, 0][~given.mask].mean())
         assert score(make(LPIPS, net=net, weights=str(trunks)), given).value == pytest.approx(expected, rel=1e-6)
         settings = {"net": net, "weights": str(trunks), "region": "outside"}
         assert score(make(LPIPS, **settings), given).value == pytest.approx(outside, rel=1e-5)
         official = make(LPIPS, **settings, masking="black", scale=1e3)
         assert score(official, given).value == pytest.approx(1e3 * masked, rel=1e-6)
         assert make(LPIPS, net=net, weights=str(trunks)).column == ("lpips" if net == "alex" else "lpips-squeeze")
+
+    def test_an_exact_edit_is_perfect_outside_its_mask(self, trunks: Path) -> None:
+        """Though the network sees across the border."""
+        given = sample(0, 64, 64)
+        exact = replace(given, edited=torch.where(given.mask, 1 - given.source, given.source))
+        metric = make(LPIPS, weights=str(trunks), region="outside")
+        assert score(metric, exact) == Score(0.0)
+        assert score(metric, given).value > 0
 
     def test_real_trunks_give_zero_for_equal_and_more_for_more_different_pictures(self, root: Path) -> None:
         folder = root.parent / "shared" / "weights"
