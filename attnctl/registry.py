@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import inspect
@@ -88,7 +89,7 @@ class Registry:
         only = os.environ.get("ATTNCTL_LOAD_PLUGINS")
         wanted = None if only is None else {n.strip() for n in only.split(",")}
         points = importlib.metadata.entry_points(group=GROUP)
-        for point in sorted(points, key=lambda p: (_owner(p)[0] != "attnctl", _owner(p), p.name)):
+        for point in sorted(points, key=lambda p: (owner_of(p)[0] != "attnctl", owner_of(p), p.name)):
             if wanted is None or point.name in wanted:
                 registry._add_entry_point(point)
         for path in files:
@@ -276,7 +277,7 @@ class Registry:
             self._manager.unregister(plugin)
 
     def _add_entry_point(self, point: importlib.metadata.EntryPoint) -> None:
-        owner, version = _owner(point)
+        owner, version = owner_of(point)
         try:
             loaded = point.load()
         except BaseException as fault:  # a module may even call sys.exit()
@@ -328,13 +329,17 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _owner(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Return a distribution's name and version; one whose metadata is damaged must not take the others down."""
+def owner_of(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Return an entry point's distribution and that one's version; damaged metadata must not take others down."""
+    return ("unknown", "") if point.dist is None else _name_and_version(point.dist)
+
+
+@functools.cache  # every look parses the whole file, and one distribution may have dozens of entry points
+def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
     try:
-        name, version = (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
+        return distribution.name or "unknown", distribution.version or ""
     except Exception:  # importlib.metadata raises TypeError, KeyError and others for missing or broken files
-        name, version = "", ""
-    return name or "unknown", version or ""
+        return "unknown", ""
 
 
 def _first_line(fault: BaseException) -> str:
