@@ -38,8 +38,8 @@ class RegionConfig(ScaledConfig):
     masking: Literal["pixels", "black"] = Field(
         "pixels",
         description="How a part is measured: over its own pixels, or over the whole frame with the rest black in both. "
-        "For the former, the rest of the edited picture is replaced by the other picture's, so that windows and networks "
-        "which see across the border see no difference there.",
+        "For the former, the rest of the edited picture is replaced by the other picture's, so that windows and "
+        "networks, which see across the border, see no difference there.",
     )
     against: Literal["source", "truth"] = Field("source", description="Picture to compare with.")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from attnctl.errors import InputError, unknown
+from attnctl.errors import AttnctlError, InputError, unknown
 from attnctl.metric import Metric, MetricCard, Sample, Score, UnavailableError
 
 if TYPE_CHECKING:
@@ -171,14 +171,20 @@ class Panel:
     def score(self, sample: Sample) -> dict[str, Score]:
         """Measure every column of one edited picture; each picture is prepared once per protocol.
 
+        A metric that raises has no value, and the error is the reason.
+
         Raises:
             PluginError: The sample's shapes do not fit together.
         """
+        sample.check()
         prepared = {p.name: p.prepare(sample) for p in self.protocols.values() if p is not None}
         found = {}
         for label, metric in self.metrics.items():
             protocol = self.protocols[label]
-            found[label] = metric.score([sample if protocol is None else prepared[protocol.name]])[0]
+            try:
+                found[label] = metric.score([sample if protocol is None else prepared[protocol.name]])[0]
+            except Exception as error:  # one metric's fault on one picture must not cost the other columns
+                found[label] = Score(None, f"failed: {_first_line(error)}")
         return found
 
 
@@ -199,7 +205,8 @@ def build_panel(
         device: Where networks run.
 
     Raises:
-        InputError: A name or setting does not exist, or two columns have the same heading.
+        AttnctlError: A name, setting, model or file does not exist, or two columns have the same heading. Weights and
+            packages that are missing on this machine raise nothing: such columns are in `Panel.absent`.
     """
     wanted = [(column, protocol) for name in names for column, protocol in _columns(name, registry)]
     metrics: dict[str, Metric] = {}
@@ -218,8 +225,17 @@ def build_panel(
         except UnavailableError as error:
             absent[label] = f"{error.message}; {error.hint}" if error.hint else error.message
             continue
+        except AttnctlError:
+            raise
+        except Exception as error:  # a stranger's metric may raise anything
+            absent[label] = f"the metric {column.metric} is broken: {_first_line(error)}"
+            continue
         metrics[label], protocols[label] = metric, protocol
     return Panel(metrics, cards, absent, protocols)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _changes(column: Column, further: Mapping[str, Any]) -> str:

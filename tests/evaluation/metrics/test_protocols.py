@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from attnctl.errors import InputError
-from attnctl.metric import Score
+from attnctl.errors import InputError, PluginError
+from attnctl.method import MethodConfig
+from attnctl.metric import Metric, MetricCard, Sample, Score
 from attnctl.registry import Registry
 from attnctl_evaluation.datasets.pie_bench import decode_mask
+from attnctl_evaluation.metrics.pixel import MSE
 from attnctl_evaluation.metrics.protocols import PROTOCOLS, build_panel, through_jpeg
 
 from .conftest import by_trunk, sample
@@ -127,3 +129,31 @@ def test_a_changed_protocol_says_so_on_its_card(registry: Registry, trunks: Path
     assert "NOT as pie-bench/v1-official has it: net=alex" in lpips.cards["lpips-squeeze x1e3 unedited"].source
     same = build_panel(["pie-bench/v1-official"], registry, settings={"lpips": {"weights": str(trunks)}})
     assert "NOT" not in same.cards["lpips-squeeze x1e3 unedited"].source
+
+
+class Fragile(Metric):
+    name = "fragile"
+
+    class Config(MethodConfig):
+        at: str = "measure"
+
+    def card(self) -> MetricCard:
+        if self.config.at == "card":
+            raise KeyError("lost\nmore")
+        return MetricCard(self.name, self.column, "", "neither", None, None, "none", "a test")
+
+    def measure(self, sample: Sample) -> Score:
+        raise RuntimeError("boom")
+
+
+def test_a_broken_metric_costs_no_other_column() -> None:
+    own = Registry()
+    own.classes["metric"] |= {"fragile": Fragile, "mse": MSE}
+    panel = build_panel(["fragile", "mse"], own)
+    found = panel.score(sample(0, 32, 32))
+    assert found["fragile"] == Score(None, "failed: RuntimeError: boom")
+    assert found["mse"].value > 0
+    absent = build_panel(["fragile", "mse"], own, settings={"fragile": {"at": "card"}}).absent
+    assert absent == {"fragile": "the metric fragile is broken: KeyError: 'lost\\nmore'"}
+    with pytest.raises(PluginError, match="must have shape"):
+        panel.score(Sample(torch.zeros(4, 4), "x"))
