@@ -21,7 +21,7 @@ from attnctl_evaluation.metrics.common import (
 )
 
 _PRESETS = {
-    "micro": Preset({"model": "micro"}, "the small CLIP of the drawn world, which comes with the package"),
+    "micro": Preset({"model": "micro"}, "the small CLIP of the drawn world"),
     "hf-large": Preset(
         {"engine": "transformers", "model": "openai/clip-vit-large-patch14"},
         "ViT-L/14 as torchmetrics' CLIPScore loads it",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MICRO = "micro"
-"""Name of the small CLIP of the drawn world that comes with the package."""
+"""Name of the small CLIP of the drawn world, looked for in `MICRO_FOLDER`."""
 
 MICRO_FOLDER = Path(__file__).parent.parent / "weights" / "clip"
 WORDS = "attnctl_vocabulary"
