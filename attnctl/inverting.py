@@ -98,14 +98,9 @@ class Inverter:
             report = replace(first.report, lane=lane.name)
             found = Found(first.trajectory, report, first.reconstruction, cached=first.cached)
         self.on_event(Inverted(found.report, found.reconstruction, found.cached))
-        quality = found.report.psnr
-        if quality is not None and quality < PSNR_WARNING:
-            self.on_event(
-                Warned(
-                    f"the inversion reconstructs the picture at only {quality:.1f} dB, so edits start from another "
-                    "picture; more --steps or a source prompt that describes it may help"
-                )
-            )
+        fault = _poor(found.report.psnr, found.report.vae_psnr)
+        if fault:
+            self.on_event(Warned(fault))
         return found
 
     def _invert(self, lane: Lane, spec: InversionSpec) -> Found:
@@ -173,6 +168,21 @@ class Inverter:
         quality = psnr(picture, truth)
         best = None if self.pixels is None else psnr(ideal, truth)
         return replace(report, psnr=quality, vae_psnr=best)
+
+
+def _poor(quality: float | None, best: float | None) -> str:
+    """Say what is wrong with a reconstruction of `quality` dB, where the autoencoder alone reaches `best`; or nothing."""
+    if best is not None and best < PSNR_WARNING:
+        return (
+            f"the model's autoencoder reconstructs the picture at only {best:.1f} dB, and no inversion comes closer: "
+            "the model does not know pictures like this one"
+        )
+    if quality is not None and quality < PSNR_WARNING:
+        return (
+            f"the inversion reconstructs the picture at only {quality:.1f} dB, so edits start from another picture; "
+            "more --steps or a source prompt that describes it may help"
+        )
+    return ""
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

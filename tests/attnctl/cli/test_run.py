@@ -126,7 +126,7 @@ def test_a_poor_inversion_is_warned_of(run, photo: Path) -> None:
     done = run("--image", photo, "--prompt", "a blue car", "--steps", "2")
     note, warning = done.err.splitlines()[-2:]
     assert note.startswith("note: inversion ddim without a prompt reconstructs the picture at ")
-    assert warning.startswith("warning: the inversion reconstructs the picture at only ")
+    assert warning.startswith("warning: the model's autoencoder reconstructs the picture at only ")
 
 
 def test_json_is_one_object_and_nothing_else_on_stdout(run, tmp_path: Path) -> None:
