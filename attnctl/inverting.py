@@ -171,7 +171,7 @@ class Inverter:
 
 
 def _poor(quality: float | None, best: float | None) -> str:
-    """Say what is wrong with a reconstruction of `quality` dB, where the autoencoder alone reaches `best`; or nothing."""
+    """Say what is wrong with a reconstruction of `quality` dB, where the autoencoder alone reaches `best`; or ""."""
     if best is not None and best < PSNR_WARNING:
         return (
             f"the model's autoencoder reconstructs the picture at only {best:.1f} dB, and no inversion comes closer: "
