@@ -95,7 +95,9 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a & b).sum()) / union if union else 0.0
 
 
-def fpe(session: EditSession, judge: Judge, count: int, *, guidance: float, real: bool, rows: list) -> dict[str, Any]:
+def fpe(
+    session: EditSession, judge: Judge, count: int, *, guidance: float, preset: str | None, real: bool, rows: list
+) -> dict[str, Any]:
     """Colour edits by FPE and without control from the same noise, on generated or rendered sources."""
     rng = random.Random(2 + real)
     sums: dict[str, dict[str, list]] = {m: {"colour": [], "near": [], "iou": [], "kept": []} for m in ("fpe", "none")}
@@ -110,7 +112,8 @@ def fpe(session: EditSession, judge: Judge, count: int, *, guidance: float, real
         else:
             options["source_prompt"] = plain_caption(scene)
         target = plain_caption(after)
-        edits = (Edit(target, "fpe"),) if real else (Edit(target, "fpe"), Edit(target, "none"))
+        controlled = Edit(target, "fpe", preset=preset)
+        edits = (controlled,) if real else (controlled, Edit(target, "none"))
         result = session.run(EditRequest(edits, **options))
         source = render(scene) if real else None
         before = to_tensor([source])[0] / 2 + 0.5 if source else result.source.pixels
@@ -155,6 +158,7 @@ def main() -> None:
     parser.add_argument("--rendered", type=int, default=100, help="FPE edits of rendered pictures, by inversion")
     parser.add_argument("--renders", type=int, default=200, help="pictures for the autoencoder")
     parser.add_argument("--guidance", type=float, nargs="+", default=[4.0], help="the last one is used for FPE")
+    parser.add_argument("--preset", help="of FPE; `paper` also acts at the 16 x 16 level")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -176,7 +180,7 @@ def main() -> None:
         if count:
             rows: list[torch.Tensor] = []
             name = "fpe on renders" if real else "fpe on generated"
-            figures[name] = fpe(session, judge, count, guidance=last, real=real, rows=rows)
+            figures[name] = fpe(session, judge, count, guidance=last, preset=arguments.preset, real=real, rows=rows)
             sheet([torch.cat(rows[i : i + 3]) for i in range(0, len(rows) - 2, 3)], arguments.out / f"fpe-{real}.png")
     text = json.dumps(figures, indent=2)
     (arguments.out / "quality.json").write_text(text + "\n")
