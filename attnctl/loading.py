@@ -165,9 +165,6 @@ def inspect_folder(folder: Path, name: str) -> str:
             hint=f"supported are {', '.join(sorted(FAMILIES))}",
         )
     second = FAMILIES[kind] == "StableDiffusionXLPipeline"
-    for part in ("tokenizer", *(("tokenizer_2",) if second else ())):  # loaders make up an empty one
-        if not any((folder / part / file).is_file() for file in ("vocab.json", "tokenizer.json")):
-            raise ModelError(f"{name} has no vocabulary in {part}/", hint="download the whole model, not only weights")
     for part in ("unet", "vae", "text_encoder", *(("text_encoder_2",) if second else ())):
         if not (folder / part / "config.json").is_file():
             raise ModelError(f"{name} has no {part}/config.json", hint="download the whole model, not only weights")
@@ -177,6 +174,9 @@ def inspect_folder(folder: Path, name: str) -> str:
             raise ModelError(
                 f"{name} has {found} in {part}/", hint="get the .safetensors files; pickles are not loaded"
             )
+    for part in ("tokenizer", *(("tokenizer_2",) if second else ())):  # loaders make up an empty one
+        if not any((folder / part / file).is_file() for file in ("vocab.json", "tokenizer.json")):
+            raise ModelError(f"{name} has no vocabulary in {part}/", hint="download the whole model, not only weights")
     return FAMILIES[kind]
 
 
