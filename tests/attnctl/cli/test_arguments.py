@@ -105,9 +105,12 @@ def test_lists_and_early_faults_import_nothing_heavy(words: list[str], expected:
         (tmp_path / "m" / part).mkdir(parents=True)
         (tmp_path / "m" / part / "config.json").write_text("{}")
         (tmp_path / "m" / part / "model.safetensors").write_bytes(b"")
+    (tmp_path / "m" / "tokenizer").mkdir()
+    (tmp_path / "m" / "tokenizer/vocab.json").write_text("{}")
     (tmp_path / "m" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     code, modules, err = modules_after(words, tmp_path)
     assert code == expected, err
+    assert "vocabulary" not in err  # the fault is the one that was meant
     assert not modules & HEAVY
 
 

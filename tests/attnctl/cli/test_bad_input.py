@@ -128,17 +128,20 @@ def test_an_unknown_inversion_lists_the_known_ones(run, photo: Path) -> None:
 def bad_models(folder: Path) -> dict[str, Path]:
     """Model folders that lack something, by what they lack."""
     made = {}
-    for name in ("no index", "no unet", "pickled", "no weights", "family", "no json"):
+    for name in ("no index", "no unet", "pickled", "no weights", "no words", "family", "no json"):
         made[name] = folder / name.replace(" ", "-")
         for part in ("unet", "vae", "text_encoder"):
             (made[name] / part).mkdir(parents=True)
             (made[name] / part / "config.json").write_text("{}")
             (made[name] / part / "model.safetensors").write_bytes(b"")
+        (made[name] / "tokenizer").mkdir()
+        (made[name] / "tokenizer/vocab.json").write_text("{}")
         (made[name] / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (made["no index"] / "model_index.json").unlink()
     shutil.rmtree(made["no unet"] / "unet")
     (made["pickled"] / "unet/model.safetensors").rename(made["pickled"] / "unet/diffusion_pytorch_model.bin")
     (made["no weights"] / "vae/model.safetensors").unlink()
+    (made["no words"] / "tokenizer/vocab.json").unlink()
     (made["family"] / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     (made["no json"] / "model_index.json").write_text("{")
     return made
@@ -151,6 +154,7 @@ def bad_models(folder: Path) -> dict[str, Path]:
         ("no unet", "has no unet/config.json"),
         ("pickled", "has only pickled weights (diffusion_pytorch_model.bin) in unet/"),
         ("no weights", "has no weights in vae/"),
+        ("no words", "has no vocabulary in tokenizer/"),
         ("family", "is a FluxPipeline, a family that is not supported"),
         ("no json", "model_index.json cannot be read"),
     ],
