@@ -114,7 +114,7 @@ def _run_terms(op: Operation, p: Projections) -> Tensor:
 
 
 SHARED_WIDTH = 256
-"""Widest head that rows with the same queries and keys are joined to; wider ones gain nothing (docs/benchmarks)."""
+"""Widest head that rows with the same queries and keys are joined to; wider ones gain nothing (decision 0005)."""
 
 
 def _sharing(op: Operation, plain: Sequence[int], p: Projections) -> list[list[int]]:
