@@ -18,7 +18,7 @@ from attnctl.events import Event, Inverted, Progress, Warned
 from attnctl.inversion import InversionCall, Trajectory
 from attnctl.planning import Lane
 from attnctl.result import InversionReport
-from attnctl.steps import Step
+from attnctl.steps import steps_of
 
 if TYPE_CHECKING:
     from attnctl.inversion import Inversion, InversionSpec
@@ -157,7 +157,7 @@ class Inverter:
             inversion.pin,
         )
         lane.follow(trajectory)
-        steps = [Step(i, len(self.grid.timesteps), int(t)) for i, t in enumerate(self.grid.timesteps)]
+        steps = steps_of(self.grid.timesteps)
         return Engine(self.model, self.grid, steps, {lane.name: lane}, [], Attachment())
 
     def _measure(self, report: InversionReport, picture: Tensor | None) -> InversionReport:

@@ -22,7 +22,7 @@ from attnctl.planning import Lane, RunPlan, plan_run
 from attnctl.registry import Registry
 from attnctl.result import CoverageRow, EditResult, InversionReport, LaneResult, NoOpError, check_coverage
 from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler
-from attnctl.steps import Step
+from attnctl.steps import Step, steps_of
 
 if TYPE_CHECKING:
     from attnctl.cache import TrajectoryCache
@@ -90,7 +90,7 @@ class EditSession:
             AttnctlError: The request cannot be carried out.
         """
         sampler = self._sampler(request)
-        return plan_run(request, self.model, self.registry, self._latent_size(request), _steps(sampler))
+        return plan_run(request, self.model, self.registry, self._latent_size(request), steps_of(sampler.timesteps))
 
     def edit_rows(self, request: EditRequest, plan: RunPlan) -> int:
         """Return how many rows (single pictures) the denoiser evaluates to denoise a plan's lanes.
@@ -102,7 +102,7 @@ class EditSession:
         engine = Engine(
             self.model,
             sampler,
-            _steps(sampler),
+            steps_of(sampler.timesteps),
             plan.lanes,
             plan.bounds,
             Attachment(),
@@ -137,7 +137,7 @@ class EditSession:
         reset_peak(model.device)
         model.forget()
         sampler = self._sampler(request)
-        steps = _steps(sampler)
+        steps = steps_of(sampler.timesteps)
         size = self._latent_size(request)
         plan = plan_run(request, model, self.registry, size, steps)
         for text in (*self._text_warnings(plan), *(n for e in plan.edits for n in e.plan.notes)):
@@ -345,11 +345,6 @@ class EditSession:
     def _modifiers(self, request: EditRequest, index: int) -> dict[str, dict[str, Any]]:
         given = request.edits[index].modifiers
         return {n: self.registry.make_modifier(n, s).config.model_dump(mode="json") for n, s in given.items()}
-
-
-def _steps(sampler: DDIMGrid | SchedulerAdapter) -> list[Step]:
-    count = len(sampler.timesteps)
-    return [Step(i, count, int(t)) for i, t in enumerate(sampler.timesteps)]
 
 
 def _at(lane: Lane) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnctl.errors import SelectionError
@@ -20,6 +21,11 @@ class Step:
     index: int
     count: int
     timestep: int
+
+
+def steps_of(timesteps: Sequence[int | float]) -> list[Step]:
+    """Number a schedule's timesteps, noisiest first."""
+    return [Step(i, len(timesteps), int(t)) for i, t in enumerate(timesteps)]
 
 
 @dataclass(frozen=True)

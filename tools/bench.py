@@ -122,9 +122,9 @@ def prepare(pipe: Any, variant: str, size: tuple[int, int] | None) -> Run:
     stack = ExitStack()
     attachment = stack.enter_context(attached(pipe.unet, plan.bounds))
     sampler = session._sampler(request)
-    from attnctl.steps import Step
+    from attnctl.steps import steps_of
 
-    steps = [Step(i, STEPS, int(t)) for i, t in enumerate(sampler.timesteps)]
+    steps = steps_of(sampler.timesteps)
     if variant == "c":
         stack.enter_context(ExplicitMaps(pipe.unet, model.sites))
     return Run(Engine(model, sampler, steps, plan.lanes, plan.bounds, attachment), stack)

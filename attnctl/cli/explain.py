@@ -15,6 +15,7 @@ from attnctl.cli.wanted import (
     check_text,
     choose_methods,
     read_extras,
+    wanted_model,
 )
 from attnctl.config import shown
 from attnctl.errors import unknown
@@ -40,16 +41,9 @@ def explain(arguments: Namespace) -> int:
     """
     registry = Registry.load(arguments.plugins)
     request = _request(arguments, registry)
-    from attnctl.loading import load_model
     from attnctl.session import EditSession
 
-    model = load_model(
-        arguments.model,
-        revision=arguments.revision,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        config=arguments.config,
-    )
+    model = wanted_model(arguments)
     if arguments.real:
         request = _as_real(request, model, arguments.source_prompt)
     session = EditSession(model, registry)

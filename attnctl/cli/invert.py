@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnctl.cli.progress import RunProgress
 from attnctl.cli.terminal import facts, plain, quoted, say, show, show_json, table
-from attnctl.cli.wanted import Example, check_model, check_picture, check_text, kept_trajectories
+from attnctl.cli.wanted import Example, check_model, check_picture, check_text, kept_trajectories, wanted_model
 from attnctl.config import parse_assignments, shown
 from attnctl.errors import InputError
 from attnctl.inversion import InversionSpec
@@ -39,16 +39,9 @@ def invert(arguments: Namespace) -> int:
     metrics = _metrics(arguments, registry)
     with RunProgress() as progress:
         progress.doing("loading the model")
-        from attnctl.loading import load_model
         from attnctl.session import EditSession
 
-        model = load_model(
-            arguments.model,
-            revision=arguments.revision,
-            dtype=arguments.dtype,
-            device=arguments.device,
-            config=arguments.config,
-        )
+        model = wanted_model(arguments)
         example = Example.of(arguments.model)
         pixels = _pixels(arguments, model)
         cache = kept_trajectories(arguments)

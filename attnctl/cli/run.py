@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnctl.cli.progress import RunProgress
 from attnctl.cli.summary import show_run
 from attnctl.cli.terminal import say
-from attnctl.cli.wanted import check_picture, kept_trajectories, read_request
+from attnctl.cli.wanted import check_picture, kept_trajectories, read_request, wanted_model
 from attnctl.masks import check_users
 from attnctl.registry import Registry
 
@@ -60,17 +60,10 @@ def _run(
     arguments: Namespace, request: EditRequest, registry: Registry, output: RunOutput, progress: RunProgress
 ) -> int:
     from attnctl.events import Inverted
-    from attnctl.loading import load_model
     from attnctl.result import NoOpError
     from attnctl.session import EditSession
 
-    model = load_model(
-        arguments.model,
-        revision=arguments.revision,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        config=arguments.config,
-    )
+    model = wanted_model(arguments)
     progress.doing("reading the picture" if arguments.image is not None else "planning")
     request, picture = _with_picture(arguments, request, model, output)
     request, mask = _with_mask(arguments, request, model)

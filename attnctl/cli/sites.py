@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import get_args
 
 from attnctl.cli.terminal import show, show_json, table
-from attnctl.cli.wanted import check_model
+from attnctl.cli.wanted import check_model, wanted_model
 from attnctl.errors import unknown
 from attnctl.sites import Kind
 
@@ -22,15 +22,8 @@ def sites(arguments: Namespace) -> int:
     if arguments.kind is not None and arguments.kind not in kinds:
         raise unknown("kind of site", arguments.kind, kinds)
     check_model(arguments)
-    from attnctl.loading import load_model
 
-    model = load_model(
-        arguments.model,
-        revision=arguments.revision,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        config=arguments.config,
-    )
+    model = wanted_model(arguments)
     size = model.latent_size(arguments.size)
     found = [site for site in model.sites if arguments.kind in (None, site.kind)]
     if arguments.json:

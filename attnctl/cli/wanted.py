@@ -18,6 +18,7 @@ from attnctl.sampling_names import SCHEDULERS
 
 if TYPE_CHECKING:
     from attnctl.cache import TrajectoryCache
+    from attnctl.model import Model
     from attnctl.registry import Registry
 
 STEPS, GUIDANCE = 50, 7.5
@@ -200,6 +201,23 @@ def kept_trajectories(arguments: Namespace) -> TrajectoryCache | None:
     from attnctl.cache import TrajectoryCache, cache_folder
 
     return None if arguments.no_cache else TrajectoryCache(cache_folder())
+
+
+def wanted_model(arguments: Namespace) -> Model:
+    """Load the model that the arguments name.
+
+    Raises:
+        AttnctlError: It cannot be loaded.
+    """
+    from attnctl.loading import load_model
+
+    return load_model(
+        arguments.model,
+        revision=arguments.revision,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        config=arguments.config,
+    )
 
 
 def check_model(arguments: Namespace) -> None:
