@@ -54,6 +54,7 @@ class Engine:
         self.max_rows = max_rows
         self.keep_source = keep_source
         self.rows = 0
+        self._trivial = {name for name, lane in lanes.items() if lane.trivial}
 
     def run(self, on_step: Callable[[Step], None]) -> None:
         """Take every lane from its start latents to clean ones, in place in `Lane.latents`."""
@@ -161,11 +162,7 @@ class Engine:
         return plain
 
     def _aliases(self, rows: set[Row] | Sequence[Row]) -> dict[Row, Row]:
-        return {
-            Row(r.lane, "uncond"): Row(r.lane, "cond")
-            for r in rows
-            if r.lane in self.lanes and self.lanes[r.lane].trivial
-        }
+        return {Row(r.lane, "uncond"): Row(r.lane, "cond") for r in rows if r.lane in self._trivial}
 
     def _predict(self, step: Step, needed: list[Row]) -> dict[Row, Tensor]:
         """Run the denoiser on the needed rows, in as few calls as memory allows; (1, C, h, w) per row."""

@@ -200,6 +200,7 @@ def _row_term(term: Attend, bound: Bound, call: AttentionCall, device: torch.dev
         made = term.mask(call) if callable(term.mask) else term.mask
         if made is None or tuple(made.shape) != (n, keys):
             raise shape_error(bound, call, "mask", () if made is None else tuple(made.shape), f"({n}, {keys})")
+        _check_keys(made, bound, call)
         return made.to(device)
 
     value_map = term.value_map(call) if callable(term.value_map) else term.value_map
@@ -209,6 +210,18 @@ def _row_term(term: Attend, bound: Bound, call: AttentionCall, device: torch.dev
         value_map = value_map.to(device)
     lazy = None if term.mask is None else mask
     return RowTerm(rows((term.q,))[0], rows(term.key_lanes), rows(term.value_lanes), term.weight, value_map, lazy)
+
+
+def _check_keys(mask: Tensor, bound: Bound, call: AttentionCall) -> None:
+    """Refuse a mask that leaves a query without any key: its softmax would be NaN, which spreads over the picture."""
+    allowed = mask if mask.dtype == torch.bool else mask > float("-inf")
+    lost = int((~allowed.any(dim=-1)).sum())
+    if lost:
+        raise PluginError(
+            f"controller {bound.label!r} gave a mask at {call.site.path} in step {call.step.index} under which "
+            f"{lost} of {mask.shape[0]} queries see no key",
+            hint="let every query see at least one key, for example its own place",
+        )
 
 
 def shape_error(bound: Bound, call: AttentionCall, what: str, found: tuple[int, ...], expected: str) -> PluginError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from attnctl.cli.parser import build_parser
 from attnctl.cli.terminal import say, shorten
@@ -16,8 +18,8 @@ from attnctl.errors import AttnctlError
 DEBUG = "ATTNCTL_DEBUG"
 """Environment variable: with any value but 0, errors come with their traceback."""
 
-INTERNAL, INTERRUPTED, CLOSED_PIPE = 1, 130, 141
-"""Exit codes beside 0 and 2 (the user can mend it); the last two are 128 plus the signal's number."""
+INTERNAL, INTERRUPTED, CLOSED_PIPE, TERMINATED = 1, 130, 141, 143
+"""Exit codes beside 0 and 2 (the user can mend it); the last three are 128 plus the signal's number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,16 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 for success, 2 for faults that the user can mend, 1 for faults of attnctl itself or of the installation,
-        130 after an interrupt, 141 when whoever read the output went away.
+        130 after an interrupt, 143 after a request to end (SIGTERM), 141 when whoever read the output went away.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         # A prompt may hold letters that the terminal's encoding lacks: write them as escapes rather than fail.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    ended: list[int] = []
     try:
         try:
-            return _run(words)
+            with _hearing_sigterm(ended):
+                return _run(words)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CLOSED_PIPE
     except KeyboardInterrupt as stop:
         say("interrupted", str(stop) or "before anything was done")
-        return INTERRUPTED
+        return TERMINATED if ended else INTERRUPTED
     except AttnctlError as error:
         _trace()
         say("error", error.message)
@@ -58,6 +62,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not shown:
             say("hint", f"this is a fault of attnctl or of a plugin; run again with {DEBUG}=1 to see where")
         return INTERNAL
+
+
+@contextlib.contextmanager
+def _hearing_sigterm(ended: list[int]) -> Iterator[None]:
+    """Treat a request to end, as batch systems send it, like Ctrl-C: finished work is kept, the rest tidied up.
+
+    Args:
+        ended: Takes the signal's number when it comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change what signals do
+        return
+
+    def end(number: int, frame: object) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(words: list[str]) -> int:

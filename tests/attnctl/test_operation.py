@@ -461,3 +461,15 @@ def test_an_observer_alone_changes_no_bit_and_is_not_asked_for_a_change() -> Non
 def test_windows_of_bounds_are_their_own() -> None:
     assert bound(attend(Attend(), when=When(0, 0.5))).active(STEP)
     assert not bound(attend(Attend())).active(Step(2, 4, 1))
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["bool", "added"])
+def test_a_mask_that_leaves_a_query_without_keys_is_refused(added: bool) -> None:
+    """Its softmax would be NaN."""
+    mask = torch.ones(6, 6, dtype=torch.bool)
+    mask[2] = False
+    made = torch.zeros(6, 6).masked_fill(~mask, float("-inf")) if added else mask
+    op = make(bound(attend(Attend(mask=made))))
+    assert op is not None
+    with pytest.raises(PluginError, match=r"1 of 6 queries see no key"):
+        run(op, *project(6))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from common import RUNS, to_tensor
 from diffusers import AutoencoderKL
+from outlines import label_maps
 
 from attnctl_evaluation.world import Scene, random_scene, render
 
@@ -44,11 +45,18 @@ def encode_shard(number: int, vae_folder: str, out: str, device: str) -> int:
     for i in range(0, SHARD, 50):
         x = to_tensor([render(s) for s in scenes[i : i + 50]]).to(device)
         parts.append(vae.encode(x).latent_dist.mode().half().cpu().numpy())
+    # The latents last: they say that the shard is complete.
+    write_array(Path(out) / f"{number:05d}.labels", label_maps(scenes))
+    write_array(path, np.concatenate(parts))
+    return number
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array so that an interruption leaves no half of one."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as file:
-        np.save(file, np.concatenate(parts))
+        np.save(file, array)
     partial.replace(path)
-    return number
 
 
 def normalise(vae_folder: Path, count: int = 256) -> None:

@@ -12,15 +12,16 @@ import os
 import random
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from common import MODEL, RUNS, Clock, cosine, device_of, save_checkpoint, sheet
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from encode import shard_scenes
 from muon import optimizers
+from outlines import OutlineHead
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from team import Team, run_team
 from tokenizer import build as build_tokenizer
@@ -95,6 +96,7 @@ class Latents:
         self._folder, self._scale, self._seen = folder, scale, set[str]()
         self.scenes: list[Scene] = []
         self._parts: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
         self._order: list[tuple[int, int]] = []
 
     def refresh(self) -> None:
@@ -103,10 +105,15 @@ class Latents:
             if path.name not in self._seen:
                 self._seen.add(path.name)
                 self._parts.append(np.load(path))
+                self._labels.append(np.load(path.with_suffix(".labels")))
                 self.scenes.extend(shard_scenes(int(path.stem)))
 
-    def draw(self, rng: random.Random, count: int) -> tuple[list[Scene], torch.Tensor]:
-        """Give a batch without replacement within an epoch: scenes, and scaled latents (n, c, h, w)."""
+    def draw(self, rng: random.Random, count: int) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
+        """Give a batch without replacement within an epoch.
+
+        Returns:
+            Scenes, scaled latents (n, c, h, w) and label maps (n, h, w).
+        """
         chosen = []
         while len(chosen) < count:
             if not self._order:
@@ -116,7 +123,8 @@ class Latents:
         size = len(self._parts[0])
         scenes = [self.scenes[p * size + i] for p, i in chosen]
         latents = np.stack([self._parts[p][i] for p, i in chosen]).astype(np.float32)
-        return scenes, torch.from_numpy(latents) * self._scale
+        labels = np.stack([self._labels[p][i] for p, i in chosen]).astype(np.int64)
+        return scenes, torch.from_numpy(latents) * self._scale, torch.from_numpy(labels)
 
 
 class Average:
@@ -143,10 +151,37 @@ class Average:
             s.copy_(kept)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """One step's data.
+
+    Attributes:
+        latents: (n, c, h, w), scaled.
+        labels: Label maps (n, h, w).
+        tokens: (n, 77).
+    """
+
+    latents: torch.Tensor
+    labels: torch.Tensor
+    tokens: torch.Tensor
+
+
 def loss_of(
-    unet: UNet2DConditionModel, text: CLIPTextModel, latents: torch.Tensor, tokens: torch.Tensor, alphas: torch.Tensor
-) -> torch.Tensor:
-    """v-prediction loss; steps of little noise count as in min-SNR-5 (Hang et al. 2023), all others fully."""
+    models: nn.ModuleDict, batch: Batch, alphas: torch.Tensor, *, foreground: float, outline: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """v-prediction loss; steps of little noise count as in min-SNR-5 (Hang et al. 2023), all others fully.
+
+    Args:
+        models: ``unet``, ``text`` and ``head``.
+        batch: The data.
+        alphas: The schedule's cumulative products, (1000,).
+        foreground: How often cells of objects count; cells of background count once.
+        outline: Weight of the head's loss.
+
+    Returns:
+        The loss, and the part of it that is the denoiser's.
+    """
+    latents = batch.latents
     count = latents.shape[0]
     # Stratified over time: less variance than independent draws.
     u = (torch.arange(count, device=latents.device) + torch.rand(count, device=latents.device)) / count
@@ -155,12 +190,15 @@ def loss_of(
     noise = torch.randn_like(latents)
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     target = a.sqrt() * noise - (1 - a).sqrt() * latents
-    out = unet(noisy, t, text(tokens).last_hidden_state).sample
+    out = models["unet"](noisy, t, models["text"](batch.tokens).last_hidden_state).sample
     snr = alphas[t] / (1 - alphas[t])
     # min-SNR-5 would be min(snr, 5) / (snr + 1): next to nothing where noise prevails. But there the
     # objects' shapes are decided, and they are what a short training learns last.
     weight = (5.0 / (snr + 1)).clamp(max=1.0)
-    return (weight * F.mse_loss(out, target, reduction="none").mean(dim=(1, 2, 3))).mean() / weight.mean()
+    cells = 1 + (foreground - 1) * (batch.labels > 0).float()[:, None]
+    each = (cells * (out - target).square()).mean(dim=(1, 2, 3)) / cells.mean()
+    denoiser = (weight * each).mean() / weight.mean()
+    return denoiser + outline * models["head"].loss(batch.labels, weight), denoiser
 
 
 def export(pipe: StableDiffusionPipeline, out: Path) -> None:
@@ -205,6 +243,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--muon-rate", type=float, default=3e-3, help="0 for AdamW alone")
     parser.add_argument("--hold", type=float, default=0.35, help="part of the run at the full learning rate")
     parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--foreground", type=float, default=3.0, help="weight of objects' cells in the first half")
+    parser.add_argument("--outline", type=float, default=0.2, help="weight of the head that reads outlines")
     parser.add_argument("--drop", type=float, default=0.1, help="share of empty captions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float, default=5.0, help="minutes between checkpoints")
@@ -231,7 +271,8 @@ def load(arguments: argparse.Namespace, device: torch.device) -> StableDiffusion
     else:
         unet, text = build_unet(vae.config.latent_channels), build_text_encoder(tokenizer)
     return StableDiffusionPipeline(
-        vae=vae.to(device), text_encoder=text.to(device), tokenizer=tokenizer, unet=unet.to(device),
+        vae=vae.to(device), text_encoder=text.to(device), tokenizer=tokenizer,
+        unet=unet.to(device, memory_format=torch.channels_last),
         scheduler=build_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
@@ -243,8 +284,8 @@ def train(team: Team) -> None:
     torch.manual_seed(arguments.seed)
     pipe = load(arguments, device)
     unet, text = pipe.unet.train(), pipe.text_encoder.train()
-    both = nn.ModuleDict({"unet": unet, "text": text})
-    keep = ("embedding", "conv_in", "conv_out", "time_emb")
+    both = nn.ModuleDict({"unet": unet, "text": text, "head": OutlineHead(unet).to(device)})
+    keep = ("embedding", "conv_in", "conv_out", "time_emb", "head")
     made = optimizers(both, rate=arguments.rate, muon_rate=arguments.muon_rate, keep=keep)
     average = Average([both], arguments.ema)
     weights = list(both.parameters())
@@ -290,13 +331,16 @@ def train(team: Team) -> None:
         task = bar.add_task("unet", total=1000, note="")
         progress = 0.0
         while progress < 1.0:
-            scenes, x = latents.draw(rng, arguments.batch)
+            scenes, x, labels = latents.draw(rng, arguments.batch)
             texts = ["" if rng.random() < arguments.drop else caption(s, rng) for s in scenes]
             tokens = torch.tensor([captions.row(t) for t in texts]).to(device)
             factor = cosine(progress, step, warmup=100, hold=arguments.hold)
             for group in (g for optimizer in made for g in optimizer.param_groups):
                 group["lr"] = group["base"] * factor
-            loss = loss_of(unet, text, x.to(device), tokens, alphas)
+            batch = Batch(x.to(device), labels.to(device), tokens)
+            # Towards the end every cell counts the same: extra weight on objects draws too many of them.
+            foreground = 1 + (arguments.foreground - 1) * min(1.0, 2 * (1 - progress))
+            loss, denoiser = loss_of(both, batch, alphas, foreground=foreground, outline=arguments.outline)
             both.zero_grad(set_to_none=True)
             loss.backward()
             progress = team.average(weights, clock.progress(step + 1))
@@ -305,7 +349,7 @@ def train(team: Team) -> None:
                 optimizer.step()
             step += 1
             average.update(step)
-            losses.append(loss.item())
+            losses.append(denoiser.item())
             speed = (step - first_step) * arguments.batch * team.size / (time.monotonic() - first_time)
             note = f"step {step} loss {np.mean(losses[-50:]):.4f} {speed:.1f} samples/s"
             bar.update(task, completed=round(1000 * progress), note=note)

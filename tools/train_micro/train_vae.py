@@ -117,7 +117,7 @@ def train(team: Team) -> None:
         AutoencoderKL.from_pretrained(arguments.init)
         if arguments.init
         else build(tuple(arguments.channels), arguments.latent_channels)
-    ).to(device)
+    ).to(device, memory_format=torch.channels_last)
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)

@@ -53,9 +53,10 @@ def test_an_earlier_run_in_that_folder_is_left_as_it_was(run, tmp_path: Path) ->
     assert {p.name: p.read_bytes() for p in (tmp_path / "o").iterdir()} == before
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process")
-def test_a_real_key_press_at_any_time(model: str, tmp_path: Path) -> None:
-    """A signal to the process while it loads or denoises, whichever it is at: never a traceback."""
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a process")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_real_signal_at_any_time(model: str, tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    """Ctrl-C, or a batch system asking to end, while it loads or denoises: never a traceback, nor an empty folder."""
     words = ["run", "--method", "fpe", "--model", model, *PAIR, "--steps", "900", "--out", "o"]
     command = [
         sys.executable,
@@ -71,11 +72,11 @@ def test_a_real_key_press_at_any_time(model: str, tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             time.sleep(0.5)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(sent)
             out, err = process.communicate(timeout=300)
         finally:
             process.kill()
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert out == ""
     assert re.fullmatch(r"interrupted: while [a-z, 0-9]+; nothing was written", one_line(err)), err
     assert list(tmp_path.iterdir()) == []
