@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnctl.cli.progress import RunProgress
@@ -21,7 +21,22 @@ if TYPE_CHECKING:
     from attnctl.model import Model
     from attnctl.pictures import LoadedPicture
     from attnctl.request import EditRequest
-    from attnctl.result import EditResult
+    from attnctl.result import EditResult, NoOpError
+
+
+@dataclass
+class Done:
+    """A run that was carried out.
+
+    Attributes:
+        output: Its folder and record.
+        result: What came of it.
+        fault: Set when an edit did not act; the folder is complete all the same.
+    """
+
+    output: RunOutput
+    result: EditResult
+    fault: NoOpError | None = None
 
 
 def run(arguments: Namespace) -> int:
@@ -29,6 +44,20 @@ def run(arguments: Namespace) -> int:
 
     Raises:
         AttnctlError: Something that the user can mend; after a `NoOpError` the folder is complete all the same.
+        KeyboardInterrupt: The user stopped it; its text says where, and what was kept.
+    """
+    done = carry_out(arguments)
+    show_run(done.output, done.result, done.fault, as_json=arguments.json)
+    if done.fault is not None:
+        raise done.fault
+    return 0
+
+
+def carry_out(arguments: Namespace) -> Done:
+    """Do what the command does, but for its summary.
+
+    Raises:
+        AttnctlError: Something that the user can mend; a `NoOpError` is in `Done.fault` instead.
         KeyboardInterrupt: The user stopped it; its text says where, and what was kept.
     """
     registry = Registry.load(arguments.plugins)
@@ -58,7 +87,7 @@ def run(arguments: Namespace) -> int:
 
 def _run(
     arguments: Namespace, request: EditRequest, registry: Registry, output: RunOutput, progress: RunProgress
-) -> int:
+) -> Done:
     from attnctl.events import Inverted
     from attnctl.result import NoOpError
     from attnctl.session import EditSession
@@ -85,10 +114,7 @@ def _run(
     command = ("attnctl", *arguments.words)
     output.write_result(request, result, model, picture, command, mask=mask)
     progress.close()
-    show_run(output, result, fault, as_json=arguments.json)
-    if fault is not None:
-        raise fault
-    return 0
+    return Done(output, result, fault)
 
 
 def _with_picture(
