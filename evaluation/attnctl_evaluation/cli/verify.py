@@ -20,9 +20,9 @@ class Verify(Command):
     name: ClassVar[str] = "verify"
     help: ClassVar[str] = "do a recorded run again and say whether it reproduces"
     description: ClassVar[str] = (
-        "Do again what the record of RUN says, a folder of `attnctl run` or `attnctl compare`, and compare pictures and "
-        "scores with the recorded ones. Exit code 0: they are the same, but for rounding at most (--tolerance); 1: they "
-        "are not. What differs between the two machines is listed."
+        "Do again what the record of RUN says, a folder of `attnctl run` or `attnctl compare`, and compare pictures "
+        "and scores with the recorded ones. Exit code 0: they are the same, but for rounding at most (--tolerance); 1: "
+        "they are not. What differs between the two machines is listed."
     )
     examples: ClassVar[str] = (
         "  attnctl verify attnctl-runs/fpe-0-1\n"
