@@ -159,6 +159,7 @@ def summarise(
     level: float = 0.95,
     seed: int = 0,
     draws: Draws | None = None,
+    seeds: Mapping[str, int] | None = None,
 ) -> Summary:
     """Summarise a comparison.
 
@@ -172,6 +173,7 @@ def summarise(
         level: Probability mass of the intervals.
         seed: Seed of the draws.
         draws: All three at once, to share them among calls.
+        seeds: Number of seeds that each method was to run with, by label; by default the header's, for all.
 
     Raises:
         InputError: A heading or the edit type is not there.
@@ -205,7 +207,8 @@ def summarise(
             interval = mean_interval(list(column.values.values()), groups=_cases(column.values), draws=draws)
             cells[label, name] = Cell(interval, dict(column.missing), dict(column.conventions), win, marks[label])
     cases = header.dataset.cases if edit_type is None else header.dataset.edit_types[edit_type]
-    counts = {label: _counts(records.values(), label, cases * len(header.seeds)) for label in labels}
+    asked = {label: cases * (seeds or {}).get(label, len(header.seeds)) for label in labels}
+    counts = {label: _counts(records.values(), label, asked[label]) for label in labels}
     return Summary(labels, names, header.baseline, better, cells, counts, edit_type, draws.level)
 
 
