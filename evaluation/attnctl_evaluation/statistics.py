@@ -40,14 +40,14 @@ Row = tuple[str, int]
 """Case and seed: what rows of different methods have in common."""
 
 MIN_CASES = 8
-"""Fewer shared cases than this carry no mark."""
+"""Fewer cases than this carry no mark."""
 
 MARK_RULE = (
-    "Best is the best mean over the cases that all ranked methods share, together with every method that the paired "
-    "bootstrap (cases drawn with replacement, 95 %, not corrected for the number of comparisons) cannot tell from it; "
-    "second is found in the same way among the rest. There are no marks where all methods are alike, where fewer than "
-    f"{MIN_CASES} cases are shared, or in a column without a direction. A method with numbers for less than half of "
-    "the rows is not ranked."
+    "Best is the best mean, together with every method that the paired bootstrap (over the cases that both have, drawn "
+    "with replacement, 95 %, not corrected for the number of comparisons) cannot tell from it; second is found in the "
+    "same way among the rest. Nothing is marked where no method can be told from the best, or in a column without a "
+    f"direction. A method with numbers for less than half of what it tried, or for fewer than {MIN_CASES} cases, is "
+    "not ranked."
 )
 """The rule of the marks, for legends."""
 
@@ -263,22 +263,24 @@ def _marks(
 ) -> dict[str, Mark]:
     """Mark the leaders of one column, by `MARK_RULE`."""
     marks: dict[str, Mark] = dict.fromkeys(rows, "")
-    ranked = [label for label, values in rows.items() if values and 2 * len(values) >= attempted.get(label, 0)]
+    ranked = [
+        label
+        for label, values in rows.items()
+        if len(set(_cases(values))) >= MIN_CASES and 2 * len(values) >= attempted.get(label, 0)
+    ]
     if better == "neither" or len(ranked) < 2:
         return marks
-    shared = [row for row in rows[ranked[0]] if all(row in rows[label] for label in ranked)]
-    cases = _cases(shared)
-    if len(set(cases)) < MIN_CASES:
-        return marks
     sign = 1.0 if better == "higher" else -1.0
-    values = {label: sign * np.array([rows[label][row] for row in shared]) for label in ranked}
+    means = {label: sign * float(np.mean(list(rows[label].values()))) for label in ranked}
 
     def alike(labels: Sequence[str]) -> list[str]:
-        leader = max(labels, key=lambda label: float(values[label].mean()))
-        group = []
+        leader = max(labels, key=lambda label: means[label])
+        group = [leader]
         for label in labels:
-            lead = mean_interval(values[leader] - values[label], groups=cases, draws=draws)
-            if lead is not None and lead.low <= 0:
+            shared = [row for row in rows[leader] if row in rows[label]] if label != leader else []
+            lead = [sign * (rows[leader][row] - rows[label][row]) for row in shared]
+            found = mean_interval(lead, groups=_cases(shared), draws=draws)
+            if label != leader and (found is None or found.cases < MIN_CASES or found.low <= 0):
                 group.append(label)
         return group
 
