@@ -125,10 +125,7 @@ def to_image(array: Any) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> str:
-    """Write an image as PNG, atomically, and return the SHA-256 of the file.
-
-    The file holds pixels alone: no time, no metadata, so equal pictures give equal bytes (with the same
-    zlib).
+    """Write an image as PNG (see `png_bytes`), atomically, and return the SHA-256 of the file.
 
     Args:
         image: An image of a mode that PNG knows.
@@ -137,11 +134,23 @@ def save_png(image: Image.Image, path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: If the place cannot be written to.
     """
+    return write_atomic(path, png_bytes(image))
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return an image as a PNG file.
+
+    The file holds pixels alone: no time, no metadata, so equal pictures give equal bytes (with the same
+    zlib).
+
+    Args:
+        image: An image of a mode that PNG knows.
+    """
     bare = image.copy()
     bare.info.clear()
     buffer = io.BytesIO()
     bare.save(buffer, format="PNG", compress_level=6)
-    return write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def crop_box(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int, int, int]:

@@ -1,0 +1,171 @@
+"""Carrying out a comparison: what is left to do, who does it, and what it comes to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from attnctl.dataset import Case, Dataset
+from attnctl.files import slug
+from attnctl.registry import Registry
+from attnctl.runfolder import DEFAULT_ROOT
+from attnctl_evaluation.benchmark.bench import Bench, Facts, JobResult
+from attnctl_evaluation.benchmark.header import make_header
+from attnctl_evaluation.benchmark.plan import Job, Shard, canonical, choose_cases, make_jobs
+from attnctl_evaluation.benchmark.progress import CompareProgress
+from attnctl_evaluation.benchmark.spec import CompareSpec
+from attnctl_evaluation.benchmark.store import RunStore
+from attnctl_evaluation.records import Results
+
+
+class Engine(Protocol):
+    """Whoever works off jobs."""
+
+    def facts(self) -> Facts:
+        """Load what is needed and say what the header is to say."""
+
+    def work(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
+        """Yield what came of each job, in any order."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+class InProcess:
+    """Works off jobs one after the other in this process."""
+
+    def __init__(self, spec: CompareSpec, registry: Registry) -> None:
+        self._spec, self._registry = spec, registry
+        self._bench: Bench | None = None
+
+    def facts(self) -> Facts:
+        """Load the model and say what it is."""
+        self._bench = Bench(self._spec, self._registry)
+        return self._bench.facts
+
+    def work(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
+        """Yield results in order."""
+        assert self._bench is not None  # facts come first
+        for job in jobs:
+            yield job, self._bench.run(job.case, job.seed)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+        self._bench = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a comparison is carried out; none of this changes what comes of it.
+
+    Attributes:
+        out: Folder; None: one whose name follows from what is asked, so that asking again continues.
+        force: Start over.
+        retry_failed: Make failed rows again.
+        workers: Number of processes on this machine, or of actors on the cluster.
+        engine: ``local`` or ``ray``.
+        address: The Ray cluster; None: the one that this machine is part of, else a new one here.
+        shard: Only this part.
+        quiet: No progress.
+    """
+
+    out: Path | None = None
+    force: bool = False
+    retry_failed: bool = False
+    workers: int = 1
+    engine: str = "local"
+    address: str | None = None
+    shard: Shard | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a comparison came to.
+
+    Attributes:
+        folder: The run folder.
+        results: All of its rows.
+        wanted: Rows that the run, or its shard, was to have.
+        new: Rows that were made now.
+    """
+
+    folder: Path
+    results: Results
+    wanted: int
+    new: int
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped it; the text says what is kept."""
+
+
+def default_folder(spec: CompareSpec, shard: Shard | None = None) -> Path:
+    """Return a folder named after what is asked: the same question finds its folder again."""
+    text = json.dumps(spec.plain(), sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    part = f"-shard-{shard.index}-of-{shard.count}" if shard is not None else ""
+    return DEFAULT_ROOT / f"compare-{slug(spec.dataset)[:40]}-{digest}{part}"
+
+
+def compare(spec: CompareSpec, registry: Registry, options: Options) -> Outcome:
+    """Carry out a comparison, or what is left of it.
+
+    Args:
+        spec: The resolved comparison.
+        registry: Plugins.
+        options: How.
+
+    Raises:
+        AttnctlError: Something that the user can mend, before or after some rows.
+        Interrupted: The user stopped it.
+    """
+    dataset = registry.make_dataset(spec.dataset, spec.dataset_settings)
+    cases = choose_cases(dataset.cases(), spec.edit_types, spec.limit)
+    ids, labels = [case.id for case in cases], list(spec.methods)
+    jobs = make_jobs(ids, spec.seeds, options.shard)
+    wanted = {(job.case, label, job.seed) for job in jobs for label in labels}
+    folder = options.out or default_folder(spec, options.shard)
+    with RunStore(folder, force=options.force) as store:
+        store.check_config(spec.plain())
+        if options.retry_failed:
+            store.forget([key for key, row in store.rows.items() if row.status == "failed"])
+        before = len(store.rows)
+        left = [job for job in jobs if any((job.case, label, job.seed) not in store.rows for label in labels)]
+        if left or store.header is None:
+            progress = CompareProgress(len(wanted), len(wanted & store.rows.keys()), quiet=options.quiet)
+            try:
+                _work(spec, registry, options, _Run(dataset, cases, left), store, progress)
+            except KeyboardInterrupt:
+                text = f"{progress.done} of {progress.total} rows are kept in {folder}; the same command continues"
+                raise Interrupted(text) from None
+        store.finish(canonical(ids, spec.seeds, labels))
+        return Outcome(folder, Results.read(folder), len(wanted), len(store.rows) - before)
+
+
+@dataclass(frozen=True)
+class _Run:
+    dataset: Dataset
+    cases: Sequence[Case]
+    jobs: Sequence[Job]
+
+
+def _work(
+    spec: CompareSpec, registry: Registry, options: Options, run: _Run, store: RunStore, progress: CompareProgress
+) -> None:
+    """Let an engine work off the jobs and keep every row as it comes."""
+    with progress, closing(_engine(spec, registry, options, len(run.jobs))) as engine:
+        header = make_header(spec, registry, run.dataset, run.cases, engine.facts())
+        store.begin(header, run.cases)
+        for job, result in engine.work(run.jobs):
+            new = store.add(result.records, result.timings, result.pictures)
+            progress.advance(len(new), sum(row.status == "failed" for row in new), job.case)
+
+
+def _engine(spec: CompareSpec, registry: Registry, options: Options, jobs: int) -> Engine:
+    return InProcess(spec, registry)

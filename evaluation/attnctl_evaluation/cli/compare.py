@@ -1,0 +1,143 @@
+"""`attnctl compare`: methods over a data set."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from attnctl.command import Command
+from attnctl.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from attnctl.cli.arguments import Parser
+
+
+class Compare(Command):
+    """Edit every case of a data set with every method, and measure the pictures."""
+
+    name: ClassVar[str] = "compare"
+    help: ClassVar[str] = "compare methods over a data set"
+    description: ClassVar[str] = (
+        "Edit every case of a data set with every method, measure the pictures, and write a folder that `attnctl "
+        "report` turns into a page. It may be stopped at any moment, even by force: the same command continues, and "
+        "the folder comes out the same to the byte. A case that fails is recorded with its error, and the rest goes "
+        "on.\n\n"
+        "Exit codes: 0 all rows are there; 1 some rows failed, which is said; 2 something that you can mend; "
+        "130 interrupted."
+    )
+    examples: ClassVar[str] = (
+        "  attnctl compare --dataset microbench/tiny --methods none,fpe,p2p\n"
+        "  attnctl compare --dataset pie-bench:PATH --methods fpe,p2p --inversion direct --seeds 3 --out FOLDER\n"
+        "  attnctl compare FILE.toml --shard 2/8 --out FOLDER-2"
+    )
+
+    def add_arguments(self, parser: Parser) -> None:
+        """Add what the command takes."""
+        from attnctl.cli.arguments import names
+
+        parser.add_argument(
+            "file", nargs="?", metavar="FILE",
+            help="TOML file that says what the options say, or the folder of a run to continue; options win over it",
+        )  # fmt: skip
+        _what(parser.add_argument_group("what to compare"), names)
+        _sampling(parser.add_argument_group("model and sampling"))
+        _how(parser.add_argument_group("how"))
+
+    def run(self, arguments: Namespace) -> int:
+        """Compare."""
+        from attnctl.registry import Registry
+        from attnctl_evaluation.benchmark.arguments import read_spec, run_folder
+        from attnctl_evaluation.benchmark.compare import Options, compare
+        from attnctl_evaluation.benchmark.plan import Shard
+        from attnctl_evaluation.benchmark.resolve import resolve
+        from attnctl_evaluation.benchmark.table import show_outcome
+
+        registry = Registry.load(arguments.plugins)
+        spec = read_spec(arguments, registry)
+        if spec.plugins and set(spec.plugins) != set(arguments.plugins):
+            registry = Registry.load(spec.plugins)
+        options = Options(
+            out=Path(arguments.out).expanduser() if arguments.out else run_folder(arguments.file),
+            force=arguments.force,
+            retry_failed=arguments.retry_failed,
+            workers=arguments.workers,
+            engine=arguments.engine,
+            address=arguments.ray_address,
+            shard=None if arguments.shard is None else Shard.parse(arguments.shard),
+            quiet=arguments.quiet,
+        )
+        outcome = compare(resolve(spec, registry, workers=options.workers), registry, options)
+        return show_outcome(outcome, as_json=arguments.json)
+
+
+def _what(group: object, names: object) -> None:
+    add = group.add_argument  # type: ignore[attr-defined]
+    add("--dataset", metavar="NAME", help="NAME, NAME/PRESET or NAME:PATH, see `attnctl datasets`")
+    add("--methods", metavar="NAME[,NAME...]", type=names, help="see `attnctl methods`; with FILE, labels in it")
+    add("--inversion", metavar="NAME", help="how real pictures are inverted, for every method that leaves a choice; default: as each method asks")  # fmt: skip # noqa: E501
+    add("--metrics", metavar="NAME[,NAME...]", type=names, help="protocols and metrics, see `attnctl metrics`; default: what suits the data set")  # fmt: skip # noqa: E501
+    add("--seeds", metavar="N|S,S...", type=seed_list, help="so many seeds, from 0; or these, separated by commas; default: seed 0")  # fmt: skip # noqa: E501
+    add("--set", metavar="[OWNER.]NAME=VALUE", dest="settings", action="append", default=[], help="set a setting of a method (or its label), inversion, modifier, metric or the data set")  # fmt: skip # noqa: E501
+    add("--preset", metavar="[METHOD.]NAME", dest="presets", action="append", default=[], help="start from a method's named settings")  # fmt: skip # noqa: E501
+    add("--modifier", metavar="NAME[,NAME...]", dest="modifiers", type=names, action="extend", default=[], help="add this to every method")  # fmt: skip # noqa: E501
+    add("--baseline", metavar="LABEL", help="what the others are compared with; default: none if it takes part, else the first")  # fmt: skip # noqa: E501
+    add("--limit", metavar="N", type=int, help="only N cases, spread evenly over the data set")
+    add("--edit-type", metavar="NAME[,NAME...]", dest="edit_types", type=names, help="only cases of these types")
+    add("--title", metavar="TEXT", help="a line for the report's heading")
+    add("--plugin", metavar="FILE", dest="plugins", action="append", default=[], help="also load this plugin file")
+
+
+def _sampling(group: object) -> None:
+    from attnctl.cli.arguments import number, picture_size, whole
+    from attnctl.loading import DTYPES, EMBEDDED
+    from attnctl.sampling_names import SCHEDULERS
+
+    add = group.add_argument  # type: ignore[attr-defined]
+    add("--model", metavar="NAME", help=f"as for `attnctl run`; default {EMBEDDED}")
+    add("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
+    add("--dtype", metavar="TYPE", help=f"{', '.join(DTYPES)}; default: float32 on a CPU, else float16")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps; default: the best there is")
+    add("--config", metavar="FOLDER", help="configuration for a .safetensors file that does not tell")
+    add("--steps", metavar="N", type=whole, help="denoising steps; default: the model's, else 50")
+    add("--guidance", metavar="G", type=number, help="classifier-free guidance; default: the model's, else 7.5")
+    add("--negative-prompt", metavar="TEXT", help="text of the unconditional half")
+    add("--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's")
+    add("--scheduler", metavar="NAME", help=f"for generated sources: {', '.join(SCHEDULERS)}; default ddim")
+    add("--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory")
+    add("--threads", metavar="N", type=whole, help="torch threads of each process; default: this machine's cores, shared among the workers")  # fmt: skip # noqa: E501
+
+
+def _how(group: object) -> None:
+    from attnctl.cli.arguments import whole
+
+    add = group.add_argument  # type: ignore[attr-defined]
+    add("--out", metavar="FOLDER", help="folder to write to, or to continue; default: one in attnctl-runs that is named after what is asked, so that asking again continues")  # fmt: skip # noqa: E501
+    add("--force", action="store_true", help="start over where FOLDER holds a run")
+    add("--retry-failed", action="store_true", help="make rows that failed again")
+    add("--shard", metavar="I/N", help="only this part of the cases, counted from 1; `attnctl merge` puts parts together")  # fmt: skip # noqa: E501
+    add("--workers", metavar="N", type=whole, default=1, help="number of processes; default 1")
+    add("--engine", metavar="NAME", choices=("local", "ray"), default="local", help="local (default), or ray for a Ray cluster")  # fmt: skip # noqa: E501
+    add("--ray-address", metavar="ADDRESS", help="the Ray cluster; default: the one this machine is part of, else a new one here")  # fmt: skip # noqa: E501
+    add("--quiet", action="store_true", help="no progress")
+    add("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+
+
+def seed_list(text: str) -> list[int]:
+    """Read ``3`` as the seeds 0, 1 and 2, and ``4,7`` or ``4,`` as these seeds."""
+    from attnctl.cli.terminal import quoted
+
+    if not re.fullmatch(r"\s*[0-9]{1,10}\s*(,\s*[0-9]{1,10}\s*)*,?\s*", text):
+        raise ArgumentTypeError(f"expected a number of seeds or seeds separated by commas, found {quoted(text)}")
+    if "," in text:
+        return [int(part) for part in text.split(",") if part.strip()]
+    if not 1 <= int(text) <= 10_000:
+        raise ArgumentTypeError(f"expected 1 to 10000 seeds, found {quoted(text)}; one seed is said {text.strip()},")
+    return list(range(int(text)))
+
+
+@hookimpl
+def attnctl_commands() -> list[type[Command]]:
+    """Return it."""
+    return [Compare]
