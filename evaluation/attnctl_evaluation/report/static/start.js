@@ -1,0 +1,5 @@
+startTheme();
+startTables();
+startList();
+startViewer();
+startKeys();
