@@ -113,13 +113,14 @@ def default_folder(spec: CompareSpec, shard: Shard | None = None) -> Path:
     return DEFAULT_ROOT / f"compare-{slug(spec.dataset)[:40]}-{digest}{part}"
 
 
-def compare(spec: CompareSpec, registry: Registry, options: Options) -> Outcome:
+def compare(spec: CompareSpec, registry: Registry, options: Options, engine: Engine | None = None) -> Outcome:
     """Carry out a comparison, or what is left of it.
 
     Args:
         spec: The resolved comparison.
         registry: Plugins.
         options: How.
+        engine: Who does the work; None: as `options` say.
 
     Raises:
         AttnctlError: Something that the user can mend, before or after some rows.
@@ -140,7 +141,7 @@ def compare(spec: CompareSpec, registry: Registry, options: Options) -> Outcome:
         if left or store.header is None:
             progress = CompareProgress(len(wanted), len(wanted & store.rows.keys()), quiet=options.quiet)
             try:
-                _work(spec, registry, options, _Run(dataset, cases, left), store, progress)
+                _work(spec, registry, options, _Run(dataset, cases, left, engine), store, progress)
             except KeyboardInterrupt:
                 text = f"{progress.done} of {progress.total} rows are kept in {folder}; the same command continues"
                 raise Interrupted(text) from None
@@ -153,13 +154,14 @@ class _Run:
     dataset: Dataset
     cases: Sequence[Case]
     jobs: Sequence[Job]
+    engine: Engine | None
 
 
 def _work(
     spec: CompareSpec, registry: Registry, options: Options, run: _Run, store: RunStore, progress: CompareProgress
 ) -> None:
     """Let an engine work off the jobs and keep every row as it comes."""
-    with progress, closing(_engine(spec, registry, options, len(run.jobs))) as engine:
+    with progress, closing(_engine(spec, registry, options, run)) as engine:
         header = make_header(spec, registry, run.dataset, run.cases, engine.facts())
         store.begin(header, run.cases)
         for job, result in engine.work(run.jobs):
@@ -167,5 +169,18 @@ def _work(
             progress.advance(len(new), sum(row.status == "failed" for row in new), job.case)
 
 
-def _engine(spec: CompareSpec, registry: Registry, options: Options, jobs: int) -> Engine:
+def _engine(spec: CompareSpec, registry: Registry, options: Options, run: _Run) -> Engine:
+    """Return who does the work; no more workers than there are jobs."""
+    if run.engine is not None:
+        return run.engine
+    cases = {case.id: case for case in run.cases}
+    workers = min(options.workers, max(1, len(run.jobs)))
+    if options.engine == "ray":
+        from attnctl_evaluation.benchmark.ray_engine import RayEngine
+
+        return RayEngine(spec, cases, workers, options.address)
+    if workers > 1:
+        from attnctl_evaluation.benchmark.workers import WorkerPool
+
+        return WorkerPool(spec, cases, workers)
     return InProcess(spec, registry)
