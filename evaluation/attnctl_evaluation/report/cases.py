@@ -127,7 +127,8 @@ def place_pictures(data: dict[str, Any], pictures: Sequence[Picture | None]) -> 
 def _item(record: Record, edit_type: int, methods: int) -> dict[str, Any]:
     before, after = difference(record.source_prompt, record.prompt)
     return {
-        "id": record.case, "seed": record.seed, "type": edit_type, "real": record.real, "before": before, "after": after,
+        "id": record.case, "seed": record.seed, "type": edit_type, "real": record.real,
+        "before": before, "after": after,
         "source": None, "truth": None, "mask": None, "cells": [None] * methods,
     }  # fmt: skip
 

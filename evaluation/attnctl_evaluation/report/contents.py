@@ -25,18 +25,21 @@ class FailureGroup:
     """Failures with one message.
 
     Attributes:
-        method: Label.
         kind: Class of the error.
         message: Its text.
         hint: What to do.
-        rows: Case and seed of each.
+        rows: Label, case and seed of each.
     """
 
-    method: str
     kind: str
     message: str
     hint: str
-    rows: Sequence[tuple[str, int]]
+    rows: Sequence[tuple[str, str, int]]
+
+    @property
+    def methods(self) -> Mapping[str, int]:
+        """Number of rows by label."""
+        return Counter(label for label, _, _ in self.rows)
 
 
 @dataclass(frozen=True)
@@ -250,12 +253,12 @@ def _run_differences(joined: Joined) -> list[str]:
 
 
 def _failures(joined: Joined) -> list[FailureGroup]:
-    groups: dict[tuple[str, str, str, str], list[tuple[str, int]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[str, str, int]]] = {}
     for record in joined.results.records:
         if record.status == "failed":
             failure = record.failure
             said = (failure.kind, failure.message, failure.hint) if failure else ("", "no message was recorded", "")
-            groups.setdefault((record.method, *said), []).append((record.case, record.seed))
+            groups.setdefault(said, []).append((record.method, record.case, record.seed))
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
     return [FailureGroup(*said, rows) for said, rows in ordered]
 

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnctl_evaluation.bootstrap import Interval
 from attnctl_evaluation.report.numbers import number, span
@@ -29,8 +29,8 @@ _XLINK = "{http://www.w3.org/1999/xlink}href"
 _INK, _GRID, _PAPER = "#010101", "#020202", "#030303"
 """Stand-ins, which become classes of the style sheet; `_method_ink` has those of methods."""
 
-_WIDTH, _HEIGHT = 6.2, 4.4
-"""Inches; at 100 units an inch."""
+_WIDTH, _HEIGHT = 5.0, 3.9
+"""Inches; the page shows an inch as about 96 pixels, on a phone as 68."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _axis(column: str, better: str, arrow: str) -> str:
 
 def _said(interval: Interval, places: int) -> str:
     ends = span(interval, places)
-    return number(interval.mean, places) + (f" ({ends})" if ends else "")
+    return f"{number(interval.mean, places)} {ends}".strip()
 
 
 def _method_ink(index: int) -> str:
@@ -99,19 +99,21 @@ def _drawn(points: Sequence[Point], flip_x: bool, flip_y: bool) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "attnctl", "axes.unicode_minus": True}
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "svg", **settings}):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=100, layout="constrained")
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever style sheet is installed here
+        mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "attnctl"})
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=100)
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        axes = figure.add_axes((0.145, 0.135, 0.84, 0.85))
         axes.grid(color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color(_INK)
-        axes.tick_params(colors=_INK, length=3, labelsize=9.5)
-        axes.set_xlabel("XLABEL", color=_INK, fontsize=10.5)
-        axes.set_ylabel("YLABEL", color=_INK, fontsize=10.5)
+        axes.tick_params(colors=_INK, length=3, labelsize=8.5)
+        axes.set_xlabel("XLABEL", color=_INK, fontsize=9.5)
+        axes.set_ylabel("YLABEL", color=_INK, fontsize=9.5)
+        axes.yaxis.set_label_coords(-0.125, 0.5)
         axes.margins(0.12)
         for point in points:
             _mark(axes, point)
@@ -119,7 +121,7 @@ def _drawn(points: Sequence[Point], flip_x: bool, flip_y: bool) -> str:
             axes.invert_xaxis()
         if flip_y:
             axes.invert_yaxis()
-        figure.draw_without_rendering()
+        axes.autoscale_view()
         _label(axes, points)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -132,7 +134,7 @@ def _mark(axes: Axes, point: Point) -> None:
     axes.errorbar(
         [x.mean], [y.mean],
         xerr=[[x.mean - x.low], [x.high - x.mean]], yerr=[[y.mean - y.low], [y.high - y.mean]],
-        fmt=MARKERS[point.index % len(MARKERS)], color=ink, markersize=8, elinewidth=1.3, capsize=0,
+        fmt=MARKERS[point.index % len(MARKERS)], color=ink, markersize=7, elinewidth=1.3, capsize=0,
         markerfacecolor=_PAPER if hollow else ink, markeredgecolor=ink, markeredgewidth=1.4,
     )  # fmt: skip
 
@@ -155,7 +157,7 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
         shift = (-8.0 if flipped else 8.0, height - py)
         axes.annotate(
             f"M{point.index}L", (point.x.mean, point.y.mean), shift, textcoords="offset pixels",
-            ha="right" if flipped else "left", va="center", color=_method_ink(point.index), fontsize=10.5,
+            ha="right" if flipped else "left", va="center", color=_method_ink(point.index), fontsize=9.5,
             annotation_clip=False,
         )  # fmt: skip
 

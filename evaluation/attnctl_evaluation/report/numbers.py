@@ -34,10 +34,10 @@ def number(value: float | None, places: int) -> str:
 
 
 def span(interval: Interval | None, places: int) -> str:
-    """Return the ends of an interval; empty where there is none or a single case makes it meaningless."""
+    """Return an interval in brackets; empty where there is none or a single case makes it meaningless."""
     if interval is None or interval.cases < 2:
         return ""
-    return f"{number(interval.low, places)} to {number(interval.high, places)}"
+    return f"[{number(interval.low, places)}, {number(interval.high, places)}]"
 
 
 def percent(share: float) -> str:

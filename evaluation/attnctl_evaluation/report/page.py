@@ -67,7 +67,7 @@ def render(contents: Contents, gallery: Gallery) -> str:
         style=Markup(style),  # noqa: S704  (ours, from the package)
         script=Markup(script),  # noqa: S704  (ours, from the package)
         data=Markup(script_json(data)),  # noqa: S704  (escaped for a script element)
-        embedded=embedded,
+        embedded=[(number, Markup(uri)) for number, uri in embedded],  # noqa: S704  (base64 of what was decoded)
         folder=gallery.folder.name if outside else "",
         figures=_figures(contents),
         shapes=[Markup(s) for s in _SHAPES],  # noqa: S704  (ours, from above)
@@ -137,7 +137,7 @@ def _versions(environment: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 def _figures(contents: Contents) -> list[dict[str, Any]]:
     from markupsafe import Markup
 
-    found = []
+    found: list[dict[str, Any]] = []
     for y in contents.axes[0]:
         for x in contents.axes[1]:
             svg = scatter(contents, x, y, name=f"plot{len(found)}")

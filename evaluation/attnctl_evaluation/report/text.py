@@ -8,6 +8,8 @@ import unicodedata
 from typing import Any
 
 _UNSAFE_IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$&:@^=])")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,8 +35,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "\uff1d", "\uff0b", 
 
 def clean(text: str) -> str:
     """Return text that any encoder takes: lone surrogates become escapes, control characters the replacement sign."""
-    sound = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in sound)
+    sound = text.encode("utf-8", "backslashreplace").decode("utf-8") if _SURROGATE.search(text) else text
+    return _CONTROL.sub("\ufffd", sound)
 
 
 def one_line(text: str) -> str:
