@@ -57,7 +57,7 @@ def _cell(cell: Cell, places: int) -> str:
         return "\u2013"
     mean = number(cell.interval.mean, places)
     marked = {"best": f"**{mean}**", "second": f"*{mean}*", "": mean}[cell.mark]
-    return f"{marked} {markdown(span(cell.interval, places))}".strip()
+    return f"{marked} {span(cell.interval, places)}".strip()
 
 
 def _verdicts(contents: Contents) -> Iterator[str]:

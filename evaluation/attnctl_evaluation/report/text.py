@@ -10,7 +10,8 @@ from typing import Any
 _UNSAFE_IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$&:@^=])")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]|~$]|(?<=:)//|(?<=[Ww]{3})\.|^[-+=#]|^\d+(?=[.)])|#(?=\d)")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -27,7 +28,6 @@ _LATEX = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}",
-    "-": r"{-}",
 }
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a spreadsheet take a cell for a formula, full-width forms included."""
@@ -84,14 +84,19 @@ def _finite(data: Any) -> Any:
 
 
 def markdown(text: str) -> str:
-    """Return text for a line or a table cell of Markdown, in which it stands for itself."""
-    return _MARKDOWN.sub(r"\\\1", one_line(text)).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    """Return text for a line or a table cell of Markdown, in which it stands for itself: no mark, link or mention."""
+    escaped = _MARKDOWN.sub(lambda found: _escaped(found[0]), one_line(text))
+    return re.sub("[&<>@]", lambda found: _ENTITIES[found[0]], escaped)
+
+
+def _escaped(found: str) -> str:
+    return f"{found}\\" if found.isdigit() else f"\\{found}"
 
 
 def latex(text: str) -> str:
     """Return text for a LaTeX document, in which it stands for itself; characters that steer direction are dropped."""
     kept = "".join(c for c in one_line(text) if unicodedata.category(c) not in ("Cf", "Co", "Cn"))
-    return "".join(_LATEX.get(c, c) for c in kept)
+    return "".join(_LATEX.get(c, c) for c in kept).replace("--", "-{}-{}")
 
 
 def csv_cell(value: object) -> str:
