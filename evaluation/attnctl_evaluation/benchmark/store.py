@@ -63,9 +63,9 @@ class RunStore:
         self.folder = folder
         self._lock = _lock(folder)
         try:
+            self._check_content()
             if force:
                 self._start_over()
-            self._check_content()
             self._clean()
             self.header: Header | None = read_header(self._header) if self._header.exists() else None
             self.rows: dict[Key, Record] = {}
