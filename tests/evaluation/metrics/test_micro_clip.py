@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from attnctl_evaluation.metrics.clip_models import MICRO, MICRO_FOLDER, encoder
+from attnctl_evaluation.metrics.clip_models import MICRO, encoder
 from attnctl_evaluation.world import Scene, plain_caption, random_scene, render
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def test_retrieval_among_a_hundred_held_out_scenes() -> None:
-    if not (MICRO_FOLDER / "open_clip_config.json").is_file():
-        pytest.skip("the drawn world's CLIP is not in this checkout: tools/train_clip trains it")
     rng, scenes = random.Random(2024), dict[str, Scene]()
     while len(scenes) < 100:
         scene = random_scene(rng, held_out=True)
