@@ -88,6 +88,10 @@ def _verify(folder: Path, arguments: Namespace, out: Path) -> Verdict:
     )
     if (folder / "manifest.json").is_file():
         return verify_run(folder, replaced, arguments.tolerance, out)
+    if (folder / "run.json").is_file():
+        from attnctl_evaluation.verify_comparison import verify_comparison
+
+        return verify_comparison(folder, replaced, arguments.tolerance, out, arguments.sample, arguments.seed)
     raise InputError(
         f"{shown(folder)} holds no run: there is neither a manifest.json nor a run.json",
         hint="name a folder that `attnctl run` or `attnctl compare` wrote",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,69 @@ def test_differences_of_environments_are_sentences() -> None:
     then = {"python": "3.11", "packages": {"torch": "1", "gone": "2"}, "device": {"kind": "cpu", "threads": 1}}
     now = {"python": "3.11", "packages": {"torch": "1"}, "device": {"kind": "cuda:0", "threads": 1}}
     assert environment_differences(then, now) == ["gone: 2 then, none now", "device kind: cpu then, cuda:0 now"]
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison of two methods on two drawn cases."""
+    folder = tmp_path_factory.mktemp("comparisons") / "then"
+    words = ["compare", "--dataset", "microbench/tiny", "--methods", "none,fpe", "--limit", "2", "--steps", "2"]
+    words += ["--metrics", "psnr,mse.truth", "--threads", "1", "--quiet", "--out", str(folder)]
+    assert main(words) == 0
+    return folder
+
+
+def test_a_comparison_reproduces(call: Callable[..., Any], comparison: Path) -> None:
+    code, out, err = call("verify", comparison, "--json")
+    verdict = json.loads(out)
+    assert (code, verdict["outcome"]) == (0, "identical"), (out, err)
+    assert len(verdict["pictures"]) == 4
+    assert verdict["scores"] == verdict["environment"] == []
+
+
+def test_a_changed_comparison_is_found(call: Callable[..., Any], comparison: Path, tmp_path: Path) -> None:
+    """One case of it alone: a picture, a score, and an outcome that are not what comes out now."""
+    folder = tmp_path / "changed"
+    shutil.copytree(comparison, folder)
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    case = rows[0]["case"]
+    rows[0]["scores"]["psnr"]["value"] += 1
+    path = folder / rows[1]["pictures"]["edit"]
+    with Image.open(path) as image:
+        Image.fromarray(255 - np.asarray(image)).save(path)
+    rows[2] |= {"status": "failed", "failure": {"kind": "NoOpError", "message": "x"}}
+    (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = call("verify", folder, "--json")
+    verdict = json.loads(out)
+    assert (code, verdict["outcome"]) == (1, "different")
+    assert [p["outcome"] for p in verdict["pictures"]] == ["identical", "different", "different", "identical"]
+    assert verdict["pictures"][2]["note"] == "failed (NoOpError) then, ok now"
+    assert [text.split(",")[0] for text in verdict["scores"]] == [f"{case} none seed 0"]
+    samples = [json.loads(call("verify", folder, "--sample", 1, "--seed", n, "--json")[1]) for n in (0, 0, 1, 2, 3)]
+    assert samples[0] == samples[1]
+    assert {s["skipped"] for s in samples} == {2}
+    assert len({s["pictures"][0]["name"] for s in samples}) == 2
+
+
+def test_pictures_of_other_code_cannot_be_made_again(
+    call: Callable[..., Any], comparison: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "foreign"
+    shutil.copytree(comparison, folder)
+    header = json.loads((folder / "run.json").read_text())
+    header["model"] = {}
+    (folder / "run.json").write_text(json.dumps(header))
+    code, _, err = call("verify", folder)
+    assert (code, "were made by other code" in err) == (2, True)
+
+
+def test_plugin_files_of_a_comparison_are_named_again(
+    call: Callable[..., Any], comparison: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "plugged"
+    shutil.copytree(comparison, folder)
+    header = json.loads((folder / "run.json").read_text())
+    header["config"]["plugins"] = ["evil.py"]
+    (folder / "run.json").write_text(json.dumps(header))
+    assert "'evil.py', which verifying would execute" in call("verify", folder)[2]
+    assert "--sample must be at least 1" in call("verify", folder, "--sample", 0)[2]

@@ -1,0 +1,175 @@
+"""Does a comparison reproduce? Its rows, or a sample of them, made again and held against the record."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnctl.errors import InputError
+from attnctl.files import shown
+from attnctl_evaluation.records import Record, Results
+from attnctl_evaluation.verify import Comparison, Replacements, Verdict, compare_pictures, environment_differences
+
+if TYPE_CHECKING:
+    from attnctl_evaluation.benchmark.bench import Bench, JobResult
+    from attnctl_evaluation.benchmark.spec import CompareSpec
+    from attnctl_evaluation.records import Header
+
+SAME_PICTURE, ROUNDED_PICTURE = 1e-6, 1e-2
+"""Relative difference that a score may have: of equal pictures, and of pictures that are equal but for rounding."""
+
+Job = tuple[str, int]
+"""Case id and seed: what is made again in one go."""
+
+
+def verify_comparison(
+    folder: Path, replaced: Replacements, tolerance: float, out: Path, sample: int | None, seed: int
+) -> Verdict:
+    """Make a comparison's rows again, and compare pictures, outcomes and scores.
+
+    Args:
+        folder: The run's folder, with its ``run.json``.
+        replaced: What lies elsewhere on this machine.
+        tolerance: PSNR in dB from which pictures count as close.
+        out: A folder for the pictures made again; it is made if need be.
+        sample: How many cases to do; None: all.
+        seed: Seed of the sample.
+
+    Raises:
+        AttnctlError: The record is damaged, or the comparison cannot be carried out here.
+    """
+    from attnctl.registry import Registry
+    from attnctl_evaluation.benchmark.bench import Bench
+    from attnctl_evaluation.benchmark.progress import CompareProgress
+    from attnctl_evaluation.benchmark.resolve import resolve
+
+    results = Results.read(folder)
+    registry = Registry.load(list(replaced.plugins))
+    spec = resolve(recorded_spec(results.header, replaced, folder), registry)
+    jobs = chosen_jobs(results.records, sample, seed)
+    recorded = {row.key: row for row in results.records}
+    bench = Bench(spec, registry)
+    differences = _differences(bench, results.header)
+    pictures: list[Comparison] = []
+    scores: list[str] = []
+    tried = 0
+    with CompareProgress(len(jobs) * len(spec.methods), 0, quiet=False) as progress:
+        for case, job_seed in jobs:
+            if case not in bench.cases:
+                pictures.append(Comparison(case, "missing", note="the data set has no such case any more"))
+                continue
+            made = bench.run(case, job_seed)
+            _write(made, out)
+            for row in made.records:
+                tried += 1
+                if row.key in recorded:
+                    pictures += _compare_row(recorded[row.key], row, folder, out, tolerance)
+                    scores += _compare_scores(recorded[row.key], row, pictures)
+            progress.advance(len(made.records), sum(row.status == "failed" for row in made.records), case)
+    skipped = len(results.records) - tried
+    return Verdict(str(folder), tolerance, pictures, scores, [], differences, max(0, skipped))
+
+
+def recorded_spec(header: Header, replaced: Replacements, folder: Path) -> CompareSpec:
+    """Return what a comparison was asked to do, with what lies elsewhere here.
+
+    Raises:
+        InputError: The pictures were made by other code, or plugin files were not named again.
+    """
+    from attnctl_evaluation.benchmark.spec import build_spec
+
+    if not header.model:
+        raise InputError(
+            f"the pictures of {shown(folder)} were made by other code, so they cannot be made again here",
+            hint="verify folders that `attnctl run` or `attnctl compare` wrote",
+        )
+    spec = build_spec(header.config, shown(folder))
+    given = {Path(p).name for p in replaced.plugins}
+    needed = [p for p in spec.plugins if Path(p).name not in given]
+    if needed:
+        raise InputError(
+            f"the comparison used the plugin file {shown(needed[0])}, which verifying would execute",
+            hint=f"look at it, then add --plugin {Path(needed[0]).name}",
+        )
+    changes = {name: value for name in ("model", "device") if (value := getattr(replaced, name)) is not None}
+    return spec.model_copy(update={"plugins": tuple(replaced.plugins), **changes})
+
+
+def chosen_jobs(records: Sequence[Record], sample: int | None, seed: int) -> list[Job]:
+    """Return the cases and seeds to do again, in the order of the record.
+
+    Args:
+        records: The rows.
+        sample: How many cases; None: all.
+        seed: Seed of the sample.
+    """
+    cases = list(dict.fromkeys(row.case for row in records))
+    if sample is not None and sample < len(cases):
+        cases = random.Random(seed).sample(cases, sample)
+    wanted = set(cases)
+    return list(dict.fromkeys((row.case, row.seed) for row in records if row.case in wanted))
+
+
+def _differences(bench: Bench, header: Header) -> list[str]:
+    facts = bench.facts
+    found = environment_differences(
+        {"environment": header.environment, "device": header.device, "model": _identity(header.model)},
+        {"environment": facts.environment, "device": facts.device, "model": _identity(facts.model)},
+    )
+    found = [text.removeprefix("environment ") for text in found]
+    for column, card in header.cards.items():
+        now = facts.cards.get(column)
+        if now is None:
+            found.append(f"metric {column}: {facts.absent.get(column, 'not measured now')}")
+        elif now["id"] != card.get("id"):
+            found.append(f"metric {column}: {card.get('id')} then, {now['id']} now")
+    return found
+
+
+def _identity(model: dict[str, object]) -> dict[str, object]:
+    return {name: model.get(name) for name in ("family", "prediction", "sha256")}
+
+
+def _write(made: JobResult, out: Path) -> None:
+    for name, data in made.pictures.items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _compare_row(then: Record, now: Record, folder: Path, out: Path, tolerance: float) -> Iterator[Comparison]:
+    """Compare what came of a row: its outcome, and its picture where it has one."""
+    name = f"{then.case} {then.method} seed {then.seed}"
+    if then.status != now.status:
+        yield Comparison(name, "different", note=f"{_outcome(then)} then, {_outcome(now)} now")
+    elif then.pictures.edit is None or now.pictures.edit is None:
+        yield Comparison(name, "identical", note=_outcome(then))
+    elif not (folder / then.pictures.edit).resolve().is_relative_to(folder.resolve()):
+        yield Comparison(name, "missing", note="the record names a picture outside of the run's folder")
+    else:
+        yield compare_pictures(name, folder / then.pictures.edit, out / now.pictures.edit, tolerance)
+
+
+def _outcome(row: Record) -> str:
+    return row.status if row.failure is None else f"{row.status} ({row.failure.kind})"
+
+
+def _compare_scores(then: Record, now: Record, pictures: Sequence[Comparison]) -> list[str]:
+    """Say which scores differ by more than their picture explains."""
+    picture = pictures[-1]
+    if picture.outcome not in ("identical", "close"):
+        return []
+    allowed = SAME_PICTURE if picture.outcome == "identical" else ROUNDED_PICTURE
+    found = []
+    for column, score in then.scores.items():
+        other = now.scores.get(column)
+        before, after = score.value, None if other is None else other.value
+        if before is None or after is None:
+            same = before is None and after is None
+        else:
+            same = abs(before - after) <= allowed * max(1.0, abs(before))
+        if other is not None and not same:
+            found.append(f"{picture.name}, {column}: {before} then, {after} now")
+    return found
