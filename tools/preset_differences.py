@@ -95,8 +95,8 @@ def insert(path: Path, table: str) -> None:
 
 
 NOTE = (
-    "On the embedded model, {rows} edits, {steps} steps: mean absolute difference of pixels from the default's pictures, "
-    "in levels of 255, and the largest in brackets (`tools/preset_differences.py`)."
+    "On the embedded model, {rows} edits, {steps} steps: mean absolute difference of pixels from the default's "
+    "pictures, in levels of 255, and the largest in brackets (`tools/preset_differences.py`)."
 )
 
 

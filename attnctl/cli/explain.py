@@ -90,6 +90,7 @@ def _request(arguments: Namespace, registry: Registry) -> EditRequest:
     settings = assign_settings(extras.settings, [name], registry)[name]
     preset = assign_presets(extras.presets, [name], registry)[name]
     registry.make_method(name, settings, preset)
+    example.suggest(name, settings, preset, registry)
     if arguments.scheduler not in SCHEDULERS:
         raise unknown("scheduler", arguments.scheduler, SCHEDULERS)
     return EditRequest(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.terminal import quoted, shorten
+from attnctl.cli.terminal import quoted, say, shorten
 from attnctl.config import parse_assignments
 from attnctl.errors import InputError, ModelError, nearest_first, unknown
 from attnctl.inversion import InversionSpec
@@ -35,6 +35,7 @@ class Example:
         seed: Seed for these two prompts.
         steps: Number of steps that suits the model.
         guidance: Guidance scale that suits the model.
+        settings: Settings that suit the model, by method: a model with few latents wants other layers than a large one.
     """
 
     source_prompt: str = ""
@@ -42,6 +43,7 @@ class Example:
     seed: int = 0
     steps: int = STEPS
     guidance: float = GUIDANCE
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: str) -> Example:
@@ -56,10 +58,30 @@ class Example:
             return cls()
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            known = {name: found[name] for name in cls.__dataclass_fields__ if name in found}
-            return cls(**{name: type(getattr(cls, name))(value) for name, value in known.items()})
+            kinds = {name: type(getattr(cls(), name)) for name in cls.__dataclass_fields__ if name in found}
+            return cls(**{name: kind(found[name]) for name, kind in kinds.items()})
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"{path} cannot be read: {error}", hint="mend it, or take it away") from error
+
+    def suggest(self, method: str, settings: dict[str, Any], preset: str | None, registry: Registry) -> list[str]:
+        """Add what suits the model to a method's settings, where the user gave neither the setting nor a preset.
+
+        Args:
+            method: The method's name.
+            settings: What the user gave; added to in place.
+            preset: The preset that the user asked for.
+            registry: Where methods are looked up.
+
+        Returns:
+            What was added, as ``method.setting=value``.
+        """
+        known = registry.method(method).Config.model_fields
+        added = []
+        for name, value in self.settings.get(method, {}).items():
+            if preset is None and name in known and name not in settings:
+                settings[name] = value
+                added.append(f"{method}.{name}={value}")
+        return added
 
 
 def read_request(arguments: Namespace, registry: Registry) -> EditRequest:
@@ -89,6 +111,9 @@ def read_request(arguments: Namespace, registry: Registry) -> EditRequest:
     presets = assign_presets(extras.presets, chosen, registry)
     for name in chosen:
         registry.make_method(name, settings[name], presets[name])
+    added = [text for name in chosen for text in example.suggest(name, settings[name], presets[name], registry)]
+    if added:
+        say("note", f"settings that suit this model: {', '.join(added)}")
     edits = tuple(
         Edit(prompt, name, settings[name], presets[name], name if n == 1 else f"{name}-{n}", extras.modifiers)
         for n, prompt in enumerate(prompts, start=1)

@@ -11,6 +11,7 @@ from attnctl.inversion import InversionSpec
 from attnctl_evaluation.benchmark.spec import CompareSpec, Entry
 
 if TYPE_CHECKING:
+    from attnctl.cli.wanted import Example
     from attnctl.method import MethodConfig
     from attnctl.registry import Registry
 
@@ -37,7 +38,10 @@ def resolve(spec: CompareSpec, registry: Registry, *, workers: int = 1) -> Compa
     check_names(spec, registry)
     example = Example.of(spec.model)
     named = DatasetSpec.parse(spec.dataset).name
-    entries = {label: _entry(label, entry, spec, registry) for label, entry in spec.methods.items()}
+    entries = {
+        label: _entry(label, _suited(label, entry, example, registry), spec, registry)
+        for label, entry in spec.methods.items()
+    }
     return spec.model_copy(
         update={
             "methods": entries,
@@ -93,6 +97,13 @@ def check_names(spec: CompareSpec, registry: Registry) -> None:
             registry.inversion(owner)
             raise InputError(f"there are settings for the inversion {owner}, which nothing here asks for",
                              hint=f"add inversion = {owner!r}, or leave the settings out")  # fmt: skip
+
+
+def _suited(label: str, entry: Entry, example: Example, registry: Registry) -> Entry:
+    """Add the settings that suit the model, where the entry has neither them nor a preset."""
+    settings: dict[str, Any] = dict(entry.settings)
+    example.suggest(entry.method or label, settings, entry.preset, registry)
+    return entry.model_copy(update={"settings": settings})
 
 
 def _entry(label: str, entry: Entry, spec: CompareSpec, registry: Registry) -> Entry:

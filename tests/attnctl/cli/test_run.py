@@ -181,6 +181,31 @@ def test_the_model_s_own_example(call, model: str, tmp_path: Path) -> None:
     assert (record.settings.seed, record.settings.steps, record.settings.guidance) == (0, 2, 4.0)
 
 
+def test_settings_that_suit_the_model(call, model: str, tmp_path: Path) -> None:
+    """They fill in what the user left open, and say so; a setting or a preset of one's own wins."""
+    folder = tmp_path / "with-settings"
+    shutil.copytree(model, folder)
+    suggested = {"fpe": {"min_downscale": 1, "no_such_setting": 2}, "no_such_method": {"x": 1}}
+    (folder / "demo.json").write_text(json.dumps({"settings": suggested}))
+
+    def record(name: str, *words: str) -> Manifest:
+        done = call("run", "--method", "fpe,none", "--model", folder, *PAIR, "--steps", "1", "--out", name, *words)
+        assert done.code == 0, done.err
+        said = "note: settings that suit this model: fpe.min_downscale=1" in done.err
+        found = Manifest.read(tmp_path / name / "manifest.json")
+        assert said == (not words)
+        return found
+
+    def downscale(found: Manifest) -> object:
+        return next(lane.config["min_downscale"] for lane in found.lanes if lane.method == "fpe")
+
+    assert downscale(record("a")) == 1
+    assert downscale(record("b", "--set", "fpe.min_downscale=4")) == 4
+    assert record("c", "--preset", "fpe.paper").lanes[1].preset == "paper"
+    told = call("explain", "fpe", "--model", folder, "--json").data
+    assert told["settings"]["min_downscale"] == 1
+
+
 def test_a_model_without_an_example_says_so(run) -> None:
     assert "suggests no example to run" in run().error
 
