@@ -96,7 +96,15 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def fpe(
-    session: EditSession, judge: Judge, count: int, *, guidance: float, preset: str | None, real: bool, rows: list
+    session: EditSession,
+    judge: Judge,
+    count: int,
+    *,
+    guidance: float,
+    preset: str | None,
+    settings: dict[str, Any],
+    real: bool,
+    rows: list,
 ) -> dict[str, Any]:
     """Colour edits by FPE and without control from the same noise, on generated or rendered sources."""
     rng = random.Random(2 + real)
@@ -112,7 +120,9 @@ def fpe(
         else:
             options["source_prompt"] = plain_caption(scene)
         target = plain_caption(after)
-        controlled = Edit(target, "fpe", preset=preset)
+        # As `attnctl run` does it: with the settings that suit the model, unless a preset says otherwise.
+        suited = {} if preset else dict(session.model.demo.get("settings", {}).get("fpe", {}))
+        controlled = Edit(target, "fpe", suited | settings, preset=preset)
         edits = (controlled,) if real else (controlled, Edit(target, "none"))
         result = session.run(EditRequest(edits, **options))
         source = render(scene) if real else None
@@ -159,6 +169,7 @@ def main() -> None:
     parser.add_argument("--renders", type=int, default=200, help="pictures for the autoencoder")
     parser.add_argument("--guidance", type=float, nargs="+", default=[4.0], help="the last one is used for FPE")
     parser.add_argument("--preset", help="of FPE; `paper` also acts at the 16 x 16 level")
+    parser.add_argument("--set", dest="settings", default="{}", help="settings of FPE as JSON")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -175,12 +186,14 @@ def main() -> None:
         pictures = generate(model.pipe, prompts, guidance=guidance, seed=arguments.seed)
         figures[f"generated at guidance {guidance:g}"] = score(judge, scenes, pictures)
         sheet(list((pictures[:48] * 2 - 1).split(8)), arguments.out / f"generated-{guidance:g}.png")
-    session, last = EditSession(model), arguments.guidance[-1]
+    session, last, settings = EditSession(model), arguments.guidance[-1], json.loads(arguments.settings)
     for real, count in ((False, arguments.generated), (True, arguments.rendered)):
         if count:
             rows: list[torch.Tensor] = []
             name = "fpe on renders" if real else "fpe on generated"
-            figures[name] = fpe(session, judge, count, guidance=last, preset=arguments.preset, real=real, rows=rows)
+            figures[name] = fpe(
+                session, judge, count, guidance=last, preset=arguments.preset, settings=settings, real=real, rows=rows
+            )
             sheet([torch.cat(rows[i : i + 3]) for i in range(0, len(rows) - 2, 3)], arguments.out / f"fpe-{real}.png")
     text = json.dumps(figures, indent=2)
     (arguments.out / "quality.json").write_text(text + "\n")
