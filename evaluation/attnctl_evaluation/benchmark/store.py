@@ -114,12 +114,21 @@ class RunStore:
         Raises:
             InputError: The run that is there was made in another way; the message says how.
         """
+        if self.header is None:
+            write_atomic(self.folder / CASES_NAME, case_lines(cases))
+            write_atomic(self.folder / CONFIG_NAME, toml_bytes(header.config, _NOTE))
+        self.adopt(header)
+
+    def adopt(self, header: Header) -> None:
+        """Write a header beside which everything else is already, or check that it is the one that is there.
+
+        Raises:
+            InputError: The run that is there was made in another way; the message says how.
+        """
         if self.header is not None:
             old, new = (h.model_dump(mode="json") for h in (self.header, header))
             self._refuse(differences(old, new), "was made in another way")
             return
-        write_atomic(self.folder / CASES_NAME, case_lines(cases))
-        write_atomic(self.folder / CONFIG_NAME, toml_bytes(header.config, _NOTE))
         write_atomic(self._header, header_bytes(header))
         self.header = header
 
@@ -144,7 +153,7 @@ class RunStore:
                 self._write_picture(name, pictures[name])
         for row in new:
             if row.key in costs:
-                self._append(TIMINGS_NAME, line_of(costs[row.key]))
+                self._append(TIMINGS_NAME, line_of(costs[row.key]), wait=False)  # to lose a cost loses no row
                 self.timings[row.key] = costs[row.key]
             self._append(RECORDS_NAME, line_of(row))
             self.rows[row.key] = row
@@ -229,15 +238,16 @@ class RunStore:
             raise cannot_write(path, error) from error
         write_atomic(path, data)
 
-    def _append(self, name: str, line: bytes) -> None:
-        """Add a line to a file and wait until it is on the disk."""
+    def _append(self, name: str, line: bytes, *, wait: bool = True) -> None:
+        """Add a line to a file, and wait until it is on the disk."""
         path = self.folder / name
         try:
             with path.open("ab", buffering=0) as stream:
                 left = memoryview(line)
                 while left:
                     left = left[stream.write(left) :]
-                os.fsync(stream.fileno())
+                if wait:
+                    os.fsync(stream.fileno())
         except OSError as error:
             raise cannot_write(path, error) from error
 
