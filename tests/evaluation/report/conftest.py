@@ -141,3 +141,17 @@ def open_report(
 def odd_ids() -> dict[int, str]:
     """Ids of two cases of the first report, which are hostile."""
     return IDS
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Any, str], None]:
+    """Waits until an expression is true in a page; playwright's way evaluates text there, which is forbidden."""
+
+    def wait(page: Any, expression: str) -> None:
+        for _ in range(400):
+            if page.evaluate(expression):
+                return
+            page.wait_for_timeout(50)
+        raise AssertionError(f"never true: {expression}")
+
+    return wait

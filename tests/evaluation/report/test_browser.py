@@ -73,7 +73,9 @@ def test_one_table_of_edit_types_at_a_time(open_report: Callable[..., Opened]) -
     assert page.locator(".heat-part:visible caption").inner_text().startswith("psnr.outside")
 
 
-def test_cases_are_sorted_filtered_searched_and_paged(open_report: Callable[..., Opened]) -> None:
+def test_cases_are_sorted_filtered_searched_and_paged(
+    open_report: Callable[..., Opened], until: Callable[..., None]
+) -> None:
     page = open_report().page
     assert len(ids(page)) == 20
     page.click("#page-on")
@@ -102,7 +104,7 @@ def test_cases_are_sorted_filtered_searched_and_paged(open_report: Callable[...,
     assert page.locator("#list .shot[aria-label^='p2p: '] .why").count() == 7
     page.select_option("#show", "")
     page.fill("#search", "teal CIRCLE")
-    page.wait_for_function("document.querySelectorAll('#list .case').length < 20")
+    until(page, "document.querySelectorAll('#list .case').length < 20")
     assert all("teal" in t and "circle" in t for t in page.locator("#list .prompts").all_inner_texts())
 
 
@@ -139,12 +141,14 @@ def test_dark_and_light_follow_the_system_and_the_switch(open_report: Callable[.
     assert page.evaluate(ground) == dark
 
 
-def test_pictures_beside_the_file_are_loaded_when_they_are_seen(open_report: Callable[..., Opened]) -> None:
+def test_pictures_beside_the_file_are_loaded_when_they_are_seen(
+    open_report: Callable[..., Opened], until: Callable[..., None]
+) -> None:
     opened = open_report("beside")
     page = opened.page
     assert page.locator("#list img").first.get_attribute("loading") == "lazy"
     page.locator("#cases").scroll_into_view_if_needed()
-    page.wait_for_function("[...document.querySelectorAll('#list img')].some((i) => i.naturalWidth)")
+    until(page, "[...document.querySelectorAll('#list img')].some((i) => i.naturalWidth)")
     thumbnails = page.evaluate("[...document.querySelectorAll('#list img')].map((i) => i.getAttribute('src'))")
     assert all(t.startswith("beside_files/") and t.endswith("-t.webp") for t in thumbnails)
     page.locator("#list .open").first.click()

@@ -41,9 +41,11 @@ def test_the_slider_moves_by_pointer_and_by_keys(open_report: Callable[..., Open
     assert divider.input_value() == "100"
 
 
-def test_the_slider_shows_source_on_one_side_and_edit_on_the_other(open_report: Callable[..., Opened]) -> None:
+def test_the_slider_shows_source_on_one_side_and_edit_on_the_other(
+    open_report: Callable[..., Opened], until: Callable[..., None]
+) -> None:
     page = open_report(fragment="#case=case-0003&before=source&after=pnp&view=slider").page
-    page.wait_for_function("document.getElementById('img-right').complete")
+    until(page, "document.getElementById('img-right').complete")
     source, edit = (_pixels(page, f"#img-{side}") for side in ("left", "right"))
     page.evaluate("document.querySelectorAll('.pane figcaption, .rule').forEach((e) => e.remove())")
     shot = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB"), dtype=int)
@@ -62,11 +64,11 @@ def _pixels(page: Any, selector: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["inside", "beside"])
-def test_the_difference_map_shows_the_difference(open_report: Callable[..., Opened], name: str) -> None:
+def test_the_difference_map_shows_the_difference(
+    open_report: Callable[..., Opened], until: Callable[..., None], name: str
+) -> None:
     page = open_report(name, fragment="#case=case-0000&before=source&after=truth&view=difference").page
-    page.wait_for_function(
-        "[...document.querySelectorAll('.pane img:first-child')].every((i) => i.complete && i.naturalWidth)"
-    )
+    until(page, "[...document.querySelectorAll('.pane img:first-child')].every((i) => i.complete && i.naturalWidth)")
     page.select_option("#gain", "1")
     assert page.locator("#legend-top").inner_text() == "255"
     shot = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("RGB"), dtype=int)
