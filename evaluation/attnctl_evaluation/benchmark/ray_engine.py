@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from attnctl.compat import MissingPackageError
 from attnctl.dataset import Case
 from attnctl.errors import AttnctlError, InputError
 from attnctl_evaluation.benchmark.bench import Facts, JobResult
@@ -53,7 +54,8 @@ class RayEngine:
         make: Builds a worker; by default a `Bench` for `spec`.
 
     Raises:
-        InputError: Ray is not installed, or the cluster cannot be reached.
+        MissingPackageError: Ray is not installed.
+        InputError: The cluster cannot be reached.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError(
+        raise MissingPackageError(
             "--engine ray needs the package ray, which is not installed",
             hint="pip install 'attnctl[ray]', or use --workers N on this machine",
         ) from error

@@ -25,7 +25,7 @@ class Compare(Command):
         "the folder comes out the same to the byte. A case that fails is recorded with its error, and the rest goes "
         "on.\n\n"
         "Exit codes: 0 all rows are there; 1 some rows failed, which is said; 2 something that you can mend; "
-        "130 interrupted."
+        "130 interrupted, 143 by SIGTERM."
     )
     examples: ClassVar[str] = (
         "  attnctl compare --dataset microbench/tiny --methods none,fpe,p2p\n"
@@ -47,6 +47,7 @@ class Compare(Command):
 
     def run(self, arguments: Namespace) -> int:
         """Compare."""
+        from attnctl.errors import InputError
         from attnctl.registry import Registry
         from attnctl_evaluation.benchmark.arguments import read_spec, run_folder
         from attnctl_evaluation.benchmark.compare import Options, compare
@@ -54,6 +55,9 @@ class Compare(Command):
         from attnctl_evaluation.benchmark.resolve import resolve
         from attnctl_evaluation.benchmark.table import show_outcome
 
+        if arguments.workers < 1:
+            raise InputError(f"--workers must be at least 1, found {arguments.workers}", hint="1 works in one process")
+        shard = None if arguments.shard is None else Shard.parse(arguments.shard)
         registry = Registry.load(arguments.plugins)
         spec = read_spec(arguments, registry)
         if spec.plugins and set(spec.plugins) != set(arguments.plugins):
@@ -65,7 +69,7 @@ class Compare(Command):
             workers=arguments.workers,
             engine=arguments.engine,
             address=arguments.ray_address,
-            shard=None if arguments.shard is None else Shard.parse(arguments.shard),
+            shard=shard,
             quiet=arguments.quiet,
         )
         outcome = compare(resolve(spec, registry, workers=options.workers), registry, options)
