@@ -123,7 +123,7 @@ def _row(
 ) -> Record:  # fmt: skip
     name = f"ddim+{''.join(c if c.isalnum() else '-' for c in label)}/{number:05d}-{seed}.png"
     (folder / name).parent.mkdir(exist_ok=True)
-    _picture(number, seed, size, edited=True, spill=1 - skill).save(folder / name)
+    _picture(number, seed, size, edited=True, spill=1 - skill).save(folder / name, compress_level=1)
     return Record(
         case=case, method=label, seed=seed, status="ok", edit_type=TYPES[number % len(TYPES)],
         source_prompt=words[0], prompt=words[1], real=number % 2 == 1,
@@ -194,8 +194,8 @@ def _draw_inputs(folder: Path, number: int, seed: int, size: int) -> Pictures:
     for kind in ("input", "truth", "mask"):
         (folder / kind).mkdir(exist_ok=True)
         names[kind] = f"{kind}/{number:05d}-{seed}.png"
-    _picture(number, seed, size, edited=False).save(folder / names["input"])
-    _picture(number, seed, size, edited=True).save(folder / names["truth"])
+    _picture(number, seed, size, edited=False).save(folder / names["input"], compress_level=1)
+    _picture(number, seed, size, edited=True).save(folder / names["truth"], compress_level=1)
     mask = Image.new("L", (size, size))
     _shape(ImageDraw.Draw(mask), number, seed, size, 255)
     mask.save(folder / names["mask"])

@@ -49,6 +49,7 @@ class Verdict:
     Attributes:
         column: Heading.
         better: Which direction that is.
+        about: ``editing``, ``preservation`` or ``other``: what the metric is known to say.
         best: Labels, by the rule of `attnctl_evaluation.statistics.MARK_RULE`; empty where nobody leads.
         second: Labels.
         why: Why nobody leads.
@@ -56,6 +57,7 @@ class Verdict:
 
     column: str
     better: str
+    about: str
     best: Sequence[str]
     second: Sequence[str]
     why: str = ""
@@ -137,7 +139,7 @@ def collect(joined: Joined, *, title: str = "", draws: Draws | None = None) -> C
         parts=parts,
         places=places,
         costs=cost,
-        verdicts=[_verdict(summary, column) for column in summary.columns if summary.better[column] != "neither"],
+        verdicts=_verdicts(summary, header.cards),
         axes=_axes(summary, header.cards),
         fairness=_fairness(joined, summary, cost),
         failures=_failures(joined),
@@ -169,13 +171,32 @@ def _lead(joined: Joined, missing: Mapping[str, str]) -> str:
     return " \u00b7 ".join(map(one_line, facts))
 
 
-def _verdict(summary: Summary, column: str) -> Verdict:
+ABOUT = ("editing", "preservation", "other")
+"""What a metric may be about, in the order of tables."""
+
+
+def _about(column: str, cards: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what a column says, by its metric's name; a part such as ``.kept`` may turn it round."""
+    name = str(cards.get(column, {}).get("name", ""))
+    if name in PRESERVATION and not column.endswith((".inside", ".truth")):
+        return "preservation"
+    if name in EDITING:
+        return "preservation" if column.endswith(".kept") else "other" if column.endswith("source") else "editing"
+    return "other"
+
+
+def _verdicts(summary: Summary, cards: Mapping[str, Mapping[str, Any]]) -> list[Verdict]:
+    found = [_verdict(summary, c, _about(c, cards)) for c in summary.columns if summary.better[c] != "neither"]
+    return sorted(found, key=lambda verdict: ABOUT.index(verdict.about))
+
+
+def _verdict(summary: Summary, column: str, about: str) -> Verdict:
     marked = {m: [label for label in summary.methods if summary.cells[label, column].mark == m] for m in ("best", "second")}  # fmt: skip # noqa: E501
     counted = [label for label in summary.methods if summary.cells[label, column].count]
     why = ""
     if not marked["best"]:
         why = "no numbers" if not counted else "one method" if len(counted) == 1 else "no method stands out"
-    return Verdict(column, summary.better[column], marked["best"], marked["second"], why)
+    return Verdict(column, summary.better[column], about, marked["best"], marked["second"], why)
 
 
 def _axes(summary: Summary, cards: Mapping[str, Mapping[str, Any]]) -> tuple[Sequence[str], Sequence[str]]:
@@ -186,13 +207,13 @@ def _axes(summary: Summary, cards: Mapping[str, Mapping[str, Any]]) -> tuple[Seq
         if summary.better[column] != "neither" and any(summary.cells[m, column].count for m in summary.methods)
     ]
 
-    def ranked(known: Sequence[str], first: str, never: Sequence[str]) -> list[str]:
-        named = [(c, str(cards.get(c, {}).get("name", ""))) for c in usable]
-        fit = [(c, name) for c, name in named if name in known and not c.endswith(tuple(never))]
-        return [c for c, name in sorted(fit, key=lambda x: (first not in x[0], known.index(x[1])))][:3]
+    def ranked(about: str, known: Sequence[str], first: str) -> list[str]:
+        fit = [(c, str(cards[c]["name"])) for c in usable if _about(c, cards) == about]
+        order = {c: (first not in c, known.index(name) if name in known else len(known)) for c, name in fit}
+        return sorted(order, key=lambda c: order[c])[:3]
 
-    editing = ranked(EDITING, "", (".kept", ".source", " source"))
-    preservation = ranked(PRESERVATION, "outside", (".inside", ".truth"))
+    editing = ranked("editing", EDITING, "")
+    preservation = ranked("preservation", PRESERVATION, "outside")
     rest = [c for c in usable if c not in editing and c not in preservation]
     editing = editing or rest[:1]
     preservation = preservation or [c for c in rest if c not in editing][:1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -95,6 +96,9 @@ def _environment() -> Environment:
         loader=PackageLoader("attnctl_evaluation.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_finalize,
     )  # fmt: skip
+    environment.filters["groupby_kept"] = lambda items, name: [
+        (key, list(group)) for key, group in itertools.groupby(items, key=lambda item: getattr(item, name))
+    ]
     environment.filters["fragment"] = lambda text: quote(clean(text), safe="")
     environment.globals.update(
         number=numbers.number, span=numbers.span, percent=numbers.percent, seconds=numbers.seconds,

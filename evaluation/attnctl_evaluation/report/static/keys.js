@@ -9,7 +9,7 @@ function startKeys() {
     if (target.matches("input[type=search], textarea, select, [contenteditable]")) return;
     const inside = byId("viewer").open;
     const arrows = event.key.startsWith("Arrow");
-    if (arrows && (!inside || target.matches("input") || target.closest(".scroll, .strip, pre"))) return;
+    if (arrows && (!inside || target.matches("input") || target.closest(".scroll, pre"))) return;
     if (!arrows && (!byId("keys-on").checked || event.key.length !== 1)) return;
     const act = (inside ? viewerKey : pageKey)(event.key);
     if (act) {
