@@ -128,9 +128,11 @@ class Bench:
         from attnctl.record import describe_device, describe_model
 
         model = self.session.model
+        device = describe_device(model.device, model.dtype).model_dump(mode="json")
+        device["kind"] = self.spec.device or model.device.type  # workers that share several GPUs have one each
         return Facts(
             model=describe_model(model).model_dump(mode="json"),
-            device=describe_device(model.device, model.dtype).model_dump(mode="json"),
+            device=device,
             environment=environment().model_dump(mode="json"),
             size=self.size,
             cards={label: card.as_dict() for label, card in self.panel.cards.items()},

@@ -18,6 +18,7 @@ from attnctl_evaluation.benchmark.bench import Bench, Facts, JobResult
 from attnctl_evaluation.benchmark.header import make_header
 from attnctl_evaluation.benchmark.plan import Job, Shard, canonical, choose_cases, make_jobs
 from attnctl_evaluation.benchmark.progress import CompareProgress
+from attnctl_evaluation.benchmark.resolve import with_threads
 from attnctl_evaluation.benchmark.spec import CompareSpec
 from attnctl_evaluation.benchmark.store import RunStore
 from attnctl_evaluation.records import Results
@@ -117,7 +118,8 @@ def compare(spec: CompareSpec, registry: Registry, options: Options, engine: Eng
     """Carry out a comparison, or what is left of it.
 
     Args:
-        spec: The resolved comparison.
+        spec: The resolved comparison; without a number of threads it gets that of the run that is continued, or this
+            machine's cores divided by the workers.
         registry: Plugins.
         options: How.
         engine: Who does the work; None: as `options` say.
@@ -133,6 +135,7 @@ def compare(spec: CompareSpec, registry: Registry, options: Options, engine: Eng
     wanted = {(job.case, label, job.seed) for job in jobs for label in labels}
     folder = options.out or default_folder(spec, options.shard)
     with RunStore(folder, force=options.force) as store:
+        spec = with_threads(spec, store.config(), options.workers)
         store.check_config(spec.plain())
         if options.retry_failed:
             store.forget([key for key, row in store.rows.items() if row.status == "failed"])

@@ -195,9 +195,10 @@ def _connect(ray: Any, address: str | None, count: int, threads: int) -> None:
             ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:
             ray.init(num_cpus=count * threads, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises all kinds, plain `Exception` among them
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the Ray cluster cannot be reached: {_how(error)}", hint="`ray status` says what runs; check --ray-address"
+            f"the Ray cluster cannot be reached: {text[:200]}", hint="`ray status` says what runs; check --ray-address"
         ) from error
 
 

@@ -21,13 +21,12 @@ DEFAULT_METRICS: Mapping[str, tuple[str, ...]] = {"microbench": ("micro/v1",)}
 GENERAL_METRICS = ("attnctl/v1",)
 
 
-def resolve(spec: CompareSpec, registry: Registry, *, workers: int = 1) -> CompareSpec:
-    """Return the comparison with nothing left open that can be known without the model.
+def resolve(spec: CompareSpec, registry: Registry) -> CompareSpec:
+    """Return the comparison with nothing left open that can be known without the model, save the number of threads.
 
     Args:
         spec: What was asked for.
         registry: Where plugins are looked up.
-        workers: Number of processes that share this machine's cores.
 
     Raises:
         AttnctlError: A name does not exist, or a value cannot be used.
@@ -50,9 +49,21 @@ def resolve(spec: CompareSpec, registry: Registry, *, workers: int = 1) -> Compa
             "metrics": spec.metrics or DEFAULT_METRICS.get(named, GENERAL_METRICS),
             "steps": example.steps if spec.steps is None else spec.steps,
             "guidance": example.guidance if spec.guidance is None else spec.guidance,
-            "threads": spec.threads or max(1, cores() // workers),
         }
     )
+
+
+def with_threads(spec: CompareSpec, config: Mapping[str, Any], workers: int) -> CompareSpec:
+    """Return the comparison with its number of threads: what is asked, what the run has, this machine's share.
+
+    Args:
+        spec: The comparison.
+        config: The configuration of the run that is continued; empty for a new one.
+        workers: Number of processes that share this machine's cores.
+    """
+    had = config.get("threads")
+    share = had if isinstance(had, int) else max(1, cores() // workers)
+    return spec.model_copy(update={"threads": spec.threads or share})
 
 
 def cores() -> int:

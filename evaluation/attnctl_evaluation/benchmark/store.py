@@ -94,19 +94,21 @@ class RunStore:
     def _header(self) -> Path:
         return self.folder / HEADER_NAME
 
+    def config(self) -> dict[str, Any]:
+        """Return the configuration of the run that is there; empty for a new one."""
+        if self.header is not None:
+            return self.header.config
+        return read_toml(self.folder / CONFIG_NAME) if (self.folder / CONFIG_NAME).exists() else {}
+
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Refuse to continue a run that was asked to do something else.
 
         Raises:
             InputError: It was; the message says what differs.
         """
-        if self.header is not None:
-            old = self.header.config
-        elif (self.folder / CONFIG_NAME).exists():
-            old = read_toml(self.folder / CONFIG_NAME)
-        else:
-            return
-        self._refuse(differences(_comparable(old), _comparable(config)), "was asked for something else")
+        old = self.config()
+        if old:
+            self._refuse(differences(_comparable(old), _comparable(config)), "was asked for something else")
 
     def begin(self, header: Header, cases: Sequence[Case]) -> None:
         """Write what all rows share, or check that it is what is there.

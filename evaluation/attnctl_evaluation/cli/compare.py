@@ -72,7 +72,7 @@ class Compare(Command):
             shard=shard,
             quiet=arguments.quiet,
         )
-        outcome = compare(resolve(spec, registry, workers=options.workers), registry, options)
+        outcome = compare(resolve(spec, registry), registry, options)
         return show_outcome(outcome, as_json=arguments.json)
 
 
@@ -110,7 +110,7 @@ def _sampling(group: object) -> None:
     add("--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's")
     add("--scheduler", metavar="NAME", help=f"for generated sources: {', '.join(SCHEDULERS)}; default ddim")
     add("--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory")
-    add("--threads", metavar="N", type=whole, help="torch threads of each process; default: this machine's cores, shared among the workers")  # fmt: skip # noqa: E501
+    add("--threads", metavar="N", type=whole, help="torch threads of each process; default: those of the run that is continued, else this machine's cores shared among the workers")  # fmt: skip # noqa: E501
 
 
 def _how(group: object) -> None:

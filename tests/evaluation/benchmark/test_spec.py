@@ -8,7 +8,7 @@ import pytest
 
 from attnctl.errors import AttnctlError, InputError
 from attnctl.registry import Registry
-from attnctl_evaluation.benchmark.resolve import resolve
+from attnctl_evaluation.benchmark.resolve import resolve, with_threads
 from attnctl_evaluation.benchmark.spec import build_spec, differences, read_toml, toml_bytes
 
 FILE = """
@@ -130,11 +130,12 @@ def test_settings_of_a_shared_inversion_reach_the_entries_that_name_it(registry:
     assert "offsets" not in spec.methods["pnp"].inversion_settings
 
 
-def test_workers_share_the_cores(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_what_is_asked_what_the_run_has_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnctl_evaluation.benchmark.resolve.cores", lambda: 8)
     spec = build_spec({"dataset": "microbench", "methods": ["fpe"]}, "f")
-    assert [resolve(spec, registry, workers=n).threads for n in (1, 3, 100)] == [8, 2, 1]
-    assert resolve(spec.model_copy(update={"threads": 5}), registry, workers=3).threads == 5
+    assert [with_threads(spec, {}, n).threads for n in (1, 3, 100)] == [8, 2, 1]
+    assert with_threads(spec, {"threads": 6}, 3).threads == 6
+    assert with_threads(spec.model_copy(update={"threads": 5}), {"threads": 6}, 3).threads == 5
 
 
 def test_files_that_are_no_toml_are_named_with_their_line(tmp_path) -> None:
