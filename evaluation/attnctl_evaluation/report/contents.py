@@ -227,7 +227,8 @@ def _fairness(joined: Joined, summary: Summary, cost: Mapping[str, Cost]) -> lis
         users = [m.label for m in methods if getattr(m, attribute)]
         unknown = [m.label for m in methods if getattr(m, attribute) is None]
         if users and len(users) + len(unknown) < len(methods):
-            found.append(f"{_listed(users)} read{'s' if len(users) == 1 else ''} {what}, the others do not.")
+            others = "" if unknown else ", the others do not"
+            found.append(f"{_listed(users)} read{'s' if len(users) == 1 else ''} {what}{others}.")
         if unknown and len(unknown) < len(methods):
             found.append(f"Whether {_listed(unknown)} read{'s' if len(unknown) == 1 else ''} {what} is not known.")
     inversions = dict.fromkeys(m.inversion for m in methods)
@@ -241,13 +242,21 @@ def _fairness(joined: Joined, summary: Summary, cost: Mapping[str, Cost]) -> lis
             f"Denoiser evaluations differ: from {rows[least]:.0f} rows a picture ({least}) "
             f"to {rows[most]:.0f} ({most})."
         )
-    short = [m for m in summary.methods if summary.rows[m].failed or summary.rows[m].pending]
-    if short and len({summary.rows[m].ok for m in summary.methods}) > 1:
-        found.append(
-            f"{_listed(short)} ha{'s' if len(short) == 1 else 've'} fewer pictures than tried; means are over what "
-            "each has, marks and win rates over shared rows alone."
-        )
-    return found + _run_differences(joined) + list(joined.notes)
+    return found + _uneven(joined, summary.methods) + _run_differences(joined) + list(joined.notes)
+
+
+def _uneven(joined: Joined, labels: Sequence[str]) -> list[str]:
+    """A sentence for methods that lack pictures which others have."""
+    made: dict[str, set[tuple[str, int]]] = {label: set() for label in labels}
+    for record in joined.results.records:
+        if record.status == "ok":
+            made[record.method].add((record.case, record.seed))
+    everything = set().union(*made.values())
+    short = [label for label in labels if made[label] != everything]
+    if not short:
+        return []
+    who = f"{_listed(short)} ha{'s' if len(short) == 1 else 've'} not" if len(short) < len(labels) else "No method has"
+    return [f"{who} all the pictures that others have; means are over what each has, marks and win rates over pairs."]
 
 
 def _run_differences(joined: Joined) -> list[str]:

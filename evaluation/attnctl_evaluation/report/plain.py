@@ -133,7 +133,7 @@ def _provenance(contents: Contents) -> Iterator[str]:
         facts = [
             ("run", run.name), ("data set", f"{h.dataset.spec}, {h.dataset.fingerprint}"),
             ("model", " ".join(str(h.model[k]) for k in ("id", "revision", "commit", "sha256") if h.model.get(k))),
-            ("settings", ", ".join(f"{k} = {v}" for k, v in h.settings.items())),
+            ("settings", ", ".join(f"{k} = {v}" for k, v in h.settings.items() if v not in ("", None))),
             ("seeds", ", ".join(map(str, h.seeds))),
             ("device", ", ".join(f"{k} = {v}" for k, v in h.device.items() if v is not None)),
             ("attnctl", str(h.environment.get("attnctl", ""))),
