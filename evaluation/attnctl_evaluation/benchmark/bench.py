@@ -20,6 +20,7 @@ from attnctl_evaluation.records import Failure, Record, Timing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnctl.model import Model
     from attnctl.session import EditSession
     from attnctl_evaluation.metrics.protocols import Panel
 
@@ -87,6 +88,7 @@ class Bench:
     Args:
         spec: The resolved comparison.
         registry: Plugins; None loads them.
+        model: The model that `spec` names; None loads it.
 
     Attributes:
         spec: The comparison.
@@ -100,7 +102,7 @@ class Bench:
         AttnctlError: Something cannot be loaded.
     """
 
-    def __init__(self, spec: CompareSpec, registry: Registry | None = None) -> None:
+    def __init__(self, spec: CompareSpec, registry: Registry | None = None, *, model: Model | None = None) -> None:
         import torch
 
         from attnctl.loading import load_model
@@ -114,7 +116,10 @@ class Bench:
         dataset = self.registry.make_dataset(spec.dataset, spec.dataset_settings)
         chosen = choose_cases(dataset.cases(), spec.edit_types, spec.limit)
         self.cases: dict[str, Case] = {case.id: case for case in chosen}
-        model = load_model(spec.model, revision=spec.revision, dtype=spec.dtype, device=spec.device, config=spec.config)
+        if model is None:
+            model = load_model(
+                spec.model, revision=spec.revision, dtype=spec.dtype, device=spec.device, config=spec.config
+            )
         self.session: EditSession = EditSession(model, self.registry)
         self.size: tuple[int, int] = spec.size or model.default_size
         model.latent_size(self.size)

@@ -66,10 +66,10 @@ def test_the_rightmost_square_of_a_strip_is_the_edit(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_data(tmp_path: Path) -> str:
-    lines = ["image,prompt,edit_type,source_prompt"]
+    lines = ["id,image,prompt,edit_type,source_prompt"]
     for n in range(4):
         write(tmp_path / f"data/c{n}.png", n)
-        lines.append(f"c{n}.png,a blue car,colour,a red car")
+        lines.append(f"c{n},c{n}.png,a blue car,colour,a red car")
     (tmp_path / "data/c3.png").unlink()
     (tmp_path / "data/edits.csv").write_text("\n".join(lines))
     return f"folder:{tmp_path / 'data'}"
