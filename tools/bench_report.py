@@ -27,10 +27,11 @@ addEventListener("DOMContentLoaded", () => { window.listed = performance.now(); 
 """
 
 
-def build(run: Path, page: Path) -> dict[str, Any]:
+def build(run: Path, page: Path, thumbnail: int) -> dict[str, Any]:
     """Make the report; seconds of this process, and sizes."""
+    shutil.rmtree(page.with_name(f"{page.stem}_files"), ignore_errors=True)
     wall, busy = time.perf_counter(), time.process_time()
-    text, _ = writer.build([run], out=page)
+    text, _ = writer.build([run], out=page, thumbnail=thumbnail)
     writer.write(text, page)
     files = [p.stat().st_size for p in page.with_name(f"{page.stem}_files").glob("*")]
     return {
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=700)
     parser.add_argument("--methods", type=int, default=8)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--thumbnail", type=int, default=128, help="pixels; at half of --size every picture gets one")
     parser.add_argument("--times", type=int, default=5, help="how often it is opened")
     given = parser.parse_args()
     run, page = given.folder / "run", given.folder / "report.html"
@@ -89,7 +91,7 @@ def main() -> None:
         make_run(run, cases=given.cases, methods=NAMES[: given.methods], size=given.size, fail_every=97)
     found = {"cases": given.cases, "methods": given.methods, "picture pixels": given.size}
     found |= {"processor": platform.processor() or platform.machine()}
-    found |= build(run, page) | open_it(page, given.times)
+    found |= build(run, page, given.thumbnail) | open_it(page, given.times)
     print(json.dumps(found, indent=1))
 
 
