@@ -73,6 +73,11 @@ def pixels_of(picture: Any) -> Any:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
+def suited(model: Any, method: str) -> dict[str, Any]:
+    """Return the settings of a method that suit the model, as `attnctl run` takes them."""
+    return dict(model.demo.get("settings", {}).get(method, {}))
+
+
 def edit_row(session: Any, row: Row, methods: tuple[str, ...], *, real: bool, seed: int) -> dict[str, Any]:
     """Edit one source by all methods in one pass; return pictures by column."""
     from attnctl.pictures import to_image
@@ -82,7 +87,7 @@ def edit_row(session: Any, row: Row, methods: tuple[str, ...], *, real: bool, se
     scene = scene_of(row)
     demo = session.model.demo
     request = EditRequest(
-        edits=tuple(Edit(row.target, m, name=m) for m in methods),
+        edits=tuple(Edit(row.target, m, suited(session.model, m), name=m) for m in methods),
         source_prompt=row.source,
         pixels=pixels_of(render(scene)) if real else None,
         steps=50 if real else int(demo.get("steps", 30)),

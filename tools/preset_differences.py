@@ -2,7 +2,7 @@
 
     python tools/preset_differences.py           # rewrites the tables in docs/methods and docs/inversions
 
-Every preset edits the sources of the contact sheets (``contact_sheet.ROWS``), drawn from their prompts and given as
+The default has the settings that suit the model, as in ``attnctl run``. Every preset edits the sources of the contact sheets (``contact_sheet.ROWS``), drawn from their prompts and given as
 pictures, in the same pass as the default. Differences are mean absolute differences of pixels, in levels of 255.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contact_sheet import ROWS, pixels_of, scene_of
+from contact_sheet import ROWS, pixels_of, scene_of, suited
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- preset-differences -->", "<!-- /preset-differences -->"
@@ -51,7 +51,8 @@ def of_method(session: Any, name: str, presets: Sequence[str], *, real: bool, ro
     found: dict[str, list[float]] = {preset: [] for preset in presets}
     for row in ROWS[:rows]:
         for preset in presets:
-            edits = (Edit(row.target, name, name="default"), Edit(row.target, name, preset=preset, name="preset"))
+            default = Edit(row.target, name, suited(session.model, name), name="default")
+            edits = (default, Edit(row.target, name, preset=preset, name="preset"))
             try:
                 result = session.run(request_of(session.model, row, edits, real=real))
             except AttnctlError as error:  # a preset may refuse a pair of prompts
@@ -70,7 +71,8 @@ def of_inversion(session: Any, name: str, presets: Sequence[str], rows: int) -> 
         made = {}
         for preset in ("", *presets):
             given = {"inversion": name, "inversion_settings": {"preset": preset} if preset else {}}
-            request = request_of(session.model, row, [Edit(row.target, "p2p", name="edit")], real=True, **given)
+            edit = Edit(row.target, "p2p", suited(session.model, "p2p"), name="edit")
+            request = request_of(session.model, row, [edit], real=True, **given)
             made[preset] = session.run(request)["edit"].pixels
         for preset in presets:
             found[preset].append(difference(made[""], made[preset]))

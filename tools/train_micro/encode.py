@@ -37,7 +37,7 @@ def shard_scenes(number: int) -> list[Scene]:
 def encode_shard(number: int, vae_folder: str, out: str, device: str) -> int:
     """Encode one shard and write it; does nothing when its file exists."""
     path = Path(out) / f"{number:05d}.npy"
-    if path.exists():
+    if path.exists() and path.with_suffix(".labels").exists():
         return number
     torch.set_num_threads(1)
     vae = AutoencoderKL.from_pretrained(vae_folder).to(device).eval()
