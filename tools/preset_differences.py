@@ -2,8 +2,9 @@
 
     python tools/preset_differences.py           # rewrites the tables in docs/methods and docs/inversions
 
-The default has the settings that suit the model, as in ``attnctl run``. Every preset edits the sources of the contact sheets (``contact_sheet.ROWS``), drawn from their prompts and given as
-pictures, in the same pass as the default. Differences are mean absolute differences of pixels, in levels of 255.
+The default has the settings that suit the model, as in ``attnctl run``. Every preset edits the sources of the contact
+sheets (``contact_sheet.ROWS``), drawn from their prompts and given as pictures, in the same pass as the default.
+Differences are mean absolute differences of pixels, in levels of 255.
 """
 
 from __future__ import annotations
