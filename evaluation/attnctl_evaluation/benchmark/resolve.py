@@ -82,7 +82,7 @@ def check_names(spec: CompareSpec, registry: Registry) -> None:
     from attnctl.cli.wanted import check_text
     from attnctl.loading import DTYPES, inspect_folder, locate
     from attnctl.sampling_names import SCHEDULERS
-    from attnctl_evaluation.metrics.protocols import PROTOCOLS
+    from attnctl_evaluation.metrics.protocols import columns_of
 
     location, single_file = locate(spec.model)
     if location is not None and not single_file:
@@ -95,11 +95,9 @@ def check_names(spec: CompareSpec, registry: Registry) -> None:
     if spec.size is not None and min(spec.size) < 1:
         raise InputError(f"size {spec.size} is not allowed", hint="give height and width in pixels")
     for name in spec.metrics:
-        if name not in PROTOCOLS and name.partition(".")[0] not in registry.metrics:
-            raise unknown("metric or protocol", name, [*registry.metrics, *PROTOCOLS])
-    for name in spec.metric_settings:
-        if name not in registry.metrics:
-            raise unknown("metric", name, registry.metrics)
+        columns_of(name, registry)
+    for name, settings in spec.metric_settings.items():
+        registry.make_metric(name, settings)
     used = {spec.inversion, *(entry.inversion for entry in spec.methods.values())} - {None}
     for name in sorted(filter(None, used)):
         registry.inversion(name)

@@ -61,6 +61,7 @@ class RunStore:
 
     def __init__(self, folder: Path, *, force: bool = False) -> None:
         self.folder = folder
+        self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         self._lock = _lock(folder)
         try:
             self._check_content()
@@ -85,7 +86,10 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Let others write the folder."""
+        """Let others write the folder; one that was made for nothing goes."""
+        for place in self._made:
+            with contextlib.suppress(OSError):  # not empty
+                place.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

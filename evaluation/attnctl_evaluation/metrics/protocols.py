@@ -208,7 +208,7 @@ def build_panel(
         AttnctlError: A name, setting, model or file does not exist, or two columns have the same heading. Weights and
             packages that are missing on this machine raise nothing: such columns are in `Panel.absent`.
     """
-    wanted = [(column, protocol) for name in names for column, protocol in _columns(name, registry)]
+    wanted = [(column, protocol) for name in names for column, protocol in columns_of(name, registry)]
     metrics: dict[str, Metric] = {}
     cards: dict[str, MetricCard] = {}
     absent: dict[str, str] = {}
@@ -254,8 +254,12 @@ def _card(card: MetricCard, label: str, protocol: Protocol | None, changes: str)
     return replace(card, column=label, preprocessing="; ".join([*steps, card.preprocessing]), source=source)
 
 
-def _columns(name: str, registry: Registry) -> list[tuple[Column, Protocol | None]]:
-    """Return the columns that one name stands for."""
+def columns_of(name: str, registry: Registry) -> list[tuple[Column, Protocol | None]]:
+    """Return the columns that one name stands for, and the protocol that they belong to; loads nothing.
+
+    Raises:
+        InputError: There is no such metric, protocol or variant.
+    """
     if name in PROTOCOLS:
         return [(column, PROTOCOLS[name]) for column in PROTOCOLS[name].columns]
     metric, dot, variant = name.partition(".")

@@ -149,6 +149,15 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "x"
 
 
+def test_a_folder_that_was_made_for_nothing_goes(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "a/b"):
+        assert (tmp_path / "a/b").is_dir()
+    assert not (tmp_path / "a").exists()
+    with RunStore(tmp_path):
+        pass
+    assert tmp_path.is_dir()
+
+
 def test_another_question_or_another_making_is_refused_with_what_differs(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     with RunStore(tmp_path / "run") as store:

@@ -56,19 +56,28 @@ def bad(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ((*WORDS, "--set", "direct.offsets=1"), "--set direct: the inversion direct is no part of this"),
         ((*WORDS, "--set", "proximal.quantile=1"), "--set proximal: the modifier proximal is no part of this"),
         ((*WORDS, "--set", "lpips.nett=vgg"), "unknown setting of lpips 'nett': known are net"),
+        ((*WORDS, "--metrics", "psnr.outsid"), "unknown variant of psnr 'outsid': known are outside"),
         ((*WORDS, "--preset", "fpe.papr"), "unknown preset of fpe 'papr': known are paper"),
         ((*WORDS, "--preset", "papr"), "unknown preset of these methods 'papr': known are paper"),
         ((*WORDS, "--modifier", "proximel"), "unknown modifier 'proximel': known are proximal"),
         ((*WORDS, "--baseline", "p2p"), "the command line: the baseline 'p2p' is none of the methods none, fpe"),
-        ((*WORDS, "--edit-type", "colour"), "unknown edit type 'colour': known are change-color"),
+        ((*WORDS, "--edit-type", "colour"), "unknown edit type 'colour': known are change-colour"),
         ((*WORDS, "--shard", "3/2"), "--shard takes i/n"),
         ((*WORDS, "--limit", "0"), "the command line: limit: input should be greater than or equal to 1"),
         ((*WORDS, "--workers", "0"), "--workers must be at least 1, found 0"),
         (("compare", "no-such.toml"), "cannot read 'no-such.toml'"),
     ],
 )
-def test_bad_input_is_one_line_and_a_hint(words: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_a_hint(
+    words: tuple[str, ...],
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert bad(capsys, *words).startswith(why)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_file_and_options_say_the_same(
