@@ -71,7 +71,7 @@ def score(judge: Judge, scenes: list[Scene], pictures: torch.Tensor) -> dict[str
     """Shares of objects, colours, patterns and backgrounds that the judge finds as the scenes say."""
     result = judge.judge(pictures)
     hits: dict[str, list[bool]] = {k: [] for k in ("object", "colour", "colour_or_neighbour", "pattern", "background")}
-    hits["pair_complete"] = []
+    hits |= {"pair_complete": [], "single_object": [], "single_colour": []}
     for i, scene in enumerate(scenes):
         hits["background"].append(result.background[i] == scene.background)
         found = list(result.findings[i])
@@ -86,6 +86,9 @@ def score(judge: Judge, scenes: list[Scene], pictures: torch.Tensor) -> dict[str
             hits["colour"].append(finding is not None and finding.has_colour(thing.colour))
             hits["colour_or_neighbour"].append(finding is not None and finding.has_colour(thing.colour, tolerant=True))
             hits["pattern"].append(finding is not None and finding.pattern == thing.pattern)
+            if len(scene.things) == 1:
+                hits["single_object"].append(hits["object"][-1])
+                hits["single_colour"].append(hits["colour"][-1])
     return {"pictures": len(scenes), "things": len(hits["object"]), **{k: share(v) for k, v in hits.items()}}
 
 
