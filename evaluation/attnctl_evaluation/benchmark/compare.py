@@ -146,8 +146,8 @@ def compare(spec: CompareSpec, registry: Registry, options: Options, engine: Eng
             try:
                 _work(spec, registry, options, _Run(dataset, cases, left, engine), store, progress)
             except KeyboardInterrupt:
-                text = f"{progress.done} of {progress.total} rows are kept in {folder}; the same command continues"
-                raise Interrupted(text) from None
+                kept = f"{progress.done} of {progress.total} rows are kept in {folder}; the same command continues"
+                raise Interrupted("before anything was written" if store.header is None else kept) from None
         store.finish(canonical(ids, spec.seeds, labels))
         return Outcome(folder, Results.read(folder), len(wanted), len(store.rows) - before)
 

@@ -143,7 +143,7 @@ def _find(net: str, given: str, download: bool) -> tuple[Path, str]:
     if cached is None:
         raise UnavailableError(
             f"LPIPS ({net}) needs torchvision's {label} weights, which are not on this machine",
-            hint="name a file with --lpips-weights, or allow the download with --set lpips.download=true",
+            hint="name a file with --set lpips.weights=FILE, or allow the download with --set lpips.download=true",
         )
     return cached, f"torchvision {file}"
 

@@ -122,6 +122,21 @@ def test_rows_that_fail_make_the_exit_code_1(
     assert "Traceback" not in said.err
 
 
+def test_pictures_of_a_run_are_scored_the_same_again(quick: list[str], tmp_path: Path) -> None:
+    """Metrics see what is on the disk, so `attnctl eval` finds the numbers of `attnctl compare`."""
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert main([*WORDS, *quick, "--limit", "2", "--out", str(run)]) == 0
+    words = ["eval", "--outputs", str(run), "--dataset", "microbench/tiny", "--source-folder", str(run / "input")]
+    words += ["--metrics", "psnr,psnr.truth,mse.outside", "--quiet", "--out", str(again)]
+    assert main(words) == 0
+    first = {r.pictures.edit: r for r in Results.read(run).records}
+    found = {r.pictures.edit.replace("ddim-", "ddim+"): r for r in Results.read(again).records if r.status == "ok"}
+    assert len(found) == len(first) == 4
+    for name, row in found.items():
+        assert row.scores == first[name].scores
+        assert row.cards == first[name].cards
+
+
 def test_ray_that_is_not_installed_is_said(
     quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
