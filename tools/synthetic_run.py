@@ -155,7 +155,8 @@ def _card(column: str) -> dict[str, Any]:
         "id": f"{column}@{hashlib.sha256(column.encode()).hexdigest()[:8]}", "name": name, "column": column,
         "summary": f"An invented number called {name}", "better": better, "low": None, "high": None, "unit": unit,
         "preprocessing": "none", "source": "arXiv:1801.03924", "model": "invented", "weights_sha256": "0" * 64,
-        "scale": 1.0, "degenerate": "", "settings": {"region": "outside"}, "packages": {"numpy": "2.0"},
+        "scale": 1.0, "degenerate": "", "settings": {"region": "outside"} if column.endswith("outside") else {},
+        "packages": {"numpy": "2.0"},
     }  # fmt: skip
 
 

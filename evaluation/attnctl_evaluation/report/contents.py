@@ -11,9 +11,9 @@ from attnctl_evaluation.records import MethodEntry
 from attnctl_evaluation.report.joining import Joined, seeds_of
 from attnctl_evaluation.report.numbers import count, decimals
 from attnctl_evaluation.report.text import one_line
-from attnctl_evaluation.statistics import Cost, Counts, Draws, Summary, costs, summarise
+from attnctl_evaluation.statistics import MIN_CASES, Cost, Counts, Draws, Summary, costs, summarise
 
-EDITING = ("clip-directional", "attribute-accuracy", "clip-score", "mask-iou")
+EDITING = ("attribute-accuracy", "clip-directional", "clip-score", "mask-iou")
 """Metrics, by registered name, that say how well an edit was made, the most telling first."""
 
 PRESERVATION = ("structure-distance", "lpips", "psnr", "ssim", "mse", "leakage")
@@ -49,7 +49,7 @@ class Verdict:
     Attributes:
         column: Heading.
         better: Which direction that is.
-        about: ``editing``, ``preservation`` or ``other``: what the metric is known to say.
+        about: One of `ABOUT`: what the metric is known to say.
         best: Labels, by the rule of `attnctl_evaluation.statistics.MARK_RULE`; empty where nobody leads.
         second: Labels.
         why: Why nobody leads.
@@ -171,18 +171,19 @@ def _lead(joined: Joined, missing: Mapping[str, str]) -> str:
     return " \u00b7 ".join(map(one_line, facts))
 
 
-ABOUT = ("editing", "preservation", "other")
+ABOUT = ("editing", "preservation", "likeness to the exact edit", "other")
 """What a metric may be about, in the order of tables."""
 
 
 def _about(column: str, cards: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return what a column says, by its metric's name; a part such as ``.kept`` may turn it round."""
-    name = str(cards.get(column, {}).get("name", ""))
-    if name in PRESERVATION and not column.endswith((".inside", ".truth")):
-        return "preservation"
-    if name in EDITING:
-        return "preservation" if column.endswith(".kept") else "other" if column.endswith("source") else "editing"
-    return "other"
+    """Return what a column says, by its metric's name and by the settings that turn its meaning round."""
+    card = cards.get(column, {})
+    name, settings = str(card.get("name", "")), card.get("settings") or {}
+    if settings.get("against") == "truth":
+        return ABOUT[2]
+    if settings.get("which") == "kept" or (name in PRESERVATION and settings.get("region") != "inside"):
+        return ABOUT[1]
+    return ABOUT[0] if name in EDITING and settings.get("of") != "source" else ABOUT[3]
 
 
 def _verdicts(summary: Summary, cards: Mapping[str, Mapping[str, Any]]) -> list[Verdict]:
@@ -192,10 +193,12 @@ def _verdicts(summary: Summary, cards: Mapping[str, Mapping[str, Any]]) -> list[
 
 def _verdict(summary: Summary, column: str, about: str) -> Verdict:
     marked = {m: [label for label in summary.methods if summary.cells[label, column].mark == m] for m in ("best", "second")}  # fmt: skip # noqa: E501
-    counted = [label for label in summary.methods if summary.cells[label, column].count]
+    intervals = [i for label in summary.methods if (i := summary.cells[label, column].interval) is not None]
     why = ""
     if not marked["best"]:
-        why = "no numbers" if not counted else "one method" if len(counted) == 1 else "no method stands out"
+        enough = sum(i.cases >= MIN_CASES for i in intervals) > 1
+        few = {0: "no numbers", 1: "one method"}.get(len(intervals), "too few cases")
+        why = "no method stands out" if enough else few
     return Verdict(column, summary.better[column], about, marked["best"], marked["second"], why)
 
 
@@ -207,13 +210,18 @@ def _axes(summary: Summary, cards: Mapping[str, Mapping[str, Any]]) -> tuple[Seq
         if summary.better[column] != "neither" and any(summary.cells[m, column].count for m in summary.methods)
     ]
 
-    def ranked(about: str, known: Sequence[str], first: str) -> list[str]:
-        fit = [(c, str(cards[c]["name"])) for c in usable if _about(c, cards) == about]
-        order = {c: (first not in c, known.index(name) if name in known else len(known)) for c, name in fit}
-        return sorted(order, key=lambda c: order[c])[:3]
+    def place(column: str, known: Sequence[str]) -> int:
+        name = str(cards[column].get("name"))
+        return known.index(name) if name in known else len(known)
 
-    editing = ranked("editing", EDITING, "")
-    preservation = ranked("preservation", PRESERVATION, "outside")
+    def whole(column: str) -> bool:
+        return bool((cards[column].get("settings") or {}).get("region", "whole") == "whole")
+
+    editing = [c for c in usable if _about(c, cards) == ABOUT[0]]
+    editing = sorted(editing, key=lambda c: (place(c, EDITING), whole(c)))[:3]
+    # What is outside the mask says more of preservation than the whole picture does, whichever the metric.
+    preservation = [c for c in usable if _about(c, cards) == ABOUT[1]]
+    preservation = sorted(preservation, key=lambda c: (whole(c), place(c, PRESERVATION)))[:3]
     rest = [c for c in usable if c not in editing and c not in preservation]
     editing = editing or rest[:1]
     preservation = preservation or [c for c in rest if c not in editing][:1]

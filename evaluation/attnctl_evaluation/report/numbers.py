@@ -11,11 +11,15 @@ MINUS = "\u2212"
 
 
 def decimals(intervals: Iterable[Interval | None]) -> int:
-    """Return how many decimals a column of means deserves: half widths keep two digits, 0 to 6 decimals."""
+    """Return how many decimals a column of means deserves, 0 to 6.
+
+    The median half width of the intervals keeps one digit, or two where the first is 1 or 2.
+    """
     found = [i for i in intervals if i is not None]
     halves = sorted((i.high - i.low) / 2 for i in found if i.high > i.low)
     if halves:
-        size, digits = halves[len(halves) // 2], 2
+        size = halves[len(halves) // 2]
+        digits = 2 if f"{size:e}"[0] in "12" else 1
     else:
         size, digits = max((abs(i.mean) for i in found), default=1.0), 4
     if not size or not math.isfinite(size):

@@ -35,9 +35,13 @@ def difference(source: str | None, target: str) -> tuple[list[Part] | None, list
         return [("gone", source)], [("new", target)]
     before: list[Part] = []
     after: list[Part] = []
-    for what, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        _add(before, "same" if what == "equal" else "gone", "".join(a[i:j]))
-        _add(after, "same" if what == "equal" else "new", "".join(b[k:m]))
+    steps = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    for place, (what, i, j, k, m) in enumerate(steps):
+        # A space between two changed words has changed with them: the eye sees one phrase.
+        space = 0 < place < len(steps) - 1 and not "".join(a[i:j]).strip()
+        same = what == "equal" and not space
+        _add(before, "same" if same else "gone", "".join(a[i:j]))
+        _add(after, "same" if same else "new", "".join(b[k:m]))
     return before, after
 
 

@@ -128,6 +128,9 @@ def test_failures_lead_to_their_cases(open_report: Callable[..., Opened]) -> Non
     page.locator("#failures .failure a").first.click()
     assert page.locator("#remarks .remark.bad").count() >= 1
     assert page.locator("#nothing").is_visible()
+    assert page.locator("#stage").get_attribute("data-view") == "single"
+    assert page.locator(".pane:visible").count() == 1
+    assert not page.locator("#divider").is_visible()
 
 
 def test_everything_goes_by_keys(open_report: Callable[..., Opened], odd_ids: dict[int, str]) -> None:

@@ -87,7 +87,7 @@ def interval(mean: float, half: float, cases: int = 9) -> Interval:
 
 
 @pytest.mark.parametrize(
-    ("half", "expected"), [(0.013, 3), (0.5, 2), (4.0, 1), (40.0, 0), (4000.0, 0), (1e-9, 6), (0.0, 3)]
+    ("half", "expected"), [(0.013, 3), (0.03, 2), (0.5, 1), (2.0, 1), (4.0, 0), (4000.0, 0), (1e-9, 6), (0.0, 3)]
 )
 def test_a_column_has_as_many_digits_as_its_intervals_carry(half: float, expected: int) -> None:
     assert decimals([interval(1.5, half), None]) == expected

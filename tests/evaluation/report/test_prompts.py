@@ -31,6 +31,12 @@ def test_the_changed_word_alone_is_marked() -> None:
     assert after == [("same", "a "), ("new", "blue"), ("same", " car, parked")]
 
 
+def test_a_changed_phrase_is_one_part() -> None:
+    before, after = difference("a boat on a road", "a boat in the desert")
+    assert before == [("same", "a boat "), ("gone", "on a road")]
+    assert after == [("same", "a boat "), ("new", "in the desert")]
+
+
 def test_without_a_source_prompt_nothing_is_new() -> None:
     assert difference(None, "a car") == (None, [("same", "a car")])
     assert difference("a car", "a car") == ([("same", "a car")], [("same", "a car")])

@@ -10,13 +10,14 @@ function setDivider(percent) {
   byId("stage").style.setProperty("--at", `${at}%`);
 }
 
-function setView(view) {
+// With one picture alone there is nothing to compare: it is shown as it is.
+function setView(view, single) {
   stage.view = view;
-  byId("stage").dataset.view = view;
+  byId("stage").dataset.view = single ? "single" : view;
   byId("views").querySelector(`[value="${view}"]`).checked = true;
-  byId("divider").hidden = view !== "slider";
-  byId("legend").hidden = byId("gain-choice").hidden = view !== "difference";
-  byId("mask-choice").hidden = view === "difference" || byId("mask").disabled;
+  byId("divider").hidden = single || view !== "slider";
+  byId("legend").hidden = byId("gain-choice").hidden = single || view !== "difference";
+  byId("mask-choice").hidden = (!single && view === "difference") || byId("mask").disabled;
 }
 
 function setGain() {
@@ -71,7 +72,7 @@ function showStage(item) {
   }
   byId("left").value = stage.before;
   byId("right").value = stage.after;
-  setView(stage.view);
+  setView(stage.view, lacking.length > 0);
 }
 
 function startStage(changed) {
@@ -81,7 +82,7 @@ function startStage(changed) {
     setDivider((100 * (event.clientX - box.left)) / box.width);
   };
   area.addEventListener("pointerdown", (event) => {
-    if (stage.view !== "slider" || event.button !== 0) return;
+    if (area.dataset.view !== "slider" || event.button !== 0) return;
     area.setPointerCapture(event.pointerId);
     move(event);
   });

@@ -103,18 +103,22 @@ function scoreRows(item) {
 
 function remarks(item) {
   const found = [];
+  const warned = new Map();
   data.methods.forEach((label, method) => {
     const cell = item.cells[method];
-    if (cell && cell.s !== "ok") {
-      const [kind, , hint] = cell.f === undefined ? ["", "", ""] : data.failures[cell.f];
-      const head = make("p", {}, make("strong", {}, make("bdi", {}, label)), ` ${cell.s === "missing" ? "was not tried" : "failed"}${kind ? `: ${kind}` : ""}`);
-      const parts = [head, make("p", { dir: "auto" }, failureOf(cell)), hint ? make("p", { dir: "auto", class: "faint" }, hint) : null];
-      found.push(make("div", { class: "remark bad" }, ...parts));
-    }
-    for (const warning of cell?.w ?? []) {
-      found.push(make("div", { class: "remark" }, make("p", { dir: "auto" }, make("bdi", {}, label), ` warned: ${data.warnings[warning]}`)));
-    }
+    for (const warning of cell?.w ?? []) warned.set(warning, [...(warned.get(warning) ?? []), label]);
+    if (!cell || cell.s === "ok") return;
+    const [kind, , hint] = cell.f === undefined ? ["", "", ""] : data.failures[cell.f];
+    const what = cell.s === "missing" ? "was not tried" : "failed";
+    const head = make("p", {}, make("strong", {}, make("bdi", {}, label)), ` ${what}${kind ? `: ${kind}` : ""}`);
+    const parts = [head, make("p", { dir: "auto" }, failureOf(cell)), hint ? make("p", { dir: "auto", class: "faint" }, hint) : null];
+    found.push(make("div", { class: "remark bad" }, ...parts));
   });
+  for (const [warning, labels] of warned) {
+    const who = labels.length === data.methods.length ? "all methods" : labels.join(", ");
+    const parts = [make("strong", {}, make("bdi", {}, who)), " warned: ", make("bdi", {}, data.warnings[warning])];
+    found.push(make("div", { class: "remark" }, make("p", {}, ...parts)));
+  }
   return found;
 }
 
