@@ -104,7 +104,7 @@ def _drawn(points: Sequence[Point], flip_x: bool, flip_y: bool) -> str:
         mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "attnctl"})
         figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=100)
         FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.145, 0.135, 0.84, 0.85))
+        axes = figure.add_axes((0.145, 0.135, 0.815, 0.85))
         axes.grid(color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         for side, spine in axes.spines.items():
