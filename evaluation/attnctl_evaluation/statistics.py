@@ -194,18 +194,12 @@ def summarise(
             for name in names:
                 _count(numbers[record.method, name], record, name, header.cards.get(name, {}).get("id"))
     better = {name: direction(results, name) for name in names}
+    attempted = Counter(record.method for record in records.values() if record.status != "missing")
     cells: dict[tuple[str, str], Cell] = {}
     for name in names:
         columns_of = {label: numbers[label, name] for label in labels}
-        rows = {label: column.values for label, column in columns_of.items()}
-        attempted = Counter(record.method for record in records.values() if record.status != "missing")
-        marks = _marks(rows, attempted, better[name], draws)
-        for label, column in columns_of.items():
-            win = None
-            if label != header.baseline:
-                win = _against(column.values, rows.get(header.baseline, {}), better[name], draws)
-            interval = mean_interval(list(column.values.values()), groups=_cases(column.values), draws=draws)
-            cells[label, name] = Cell(interval, dict(column.missing), dict(column.conventions), win, marks[label])
+        found = _cells_of(columns_of, header.baseline, attempted, better[name], draws)
+        cells |= {(label, name): cell for label, cell in found.items()}
     cases = header.dataset.cases if edit_type is None else header.dataset.edit_types[edit_type]
     asked = {label: cases * (seeds or {}).get(label, len(header.seeds)) for label in labels}
     counts = {label: _counts(records.values(), label, asked[label]) for label in labels}
@@ -247,6 +241,20 @@ def _count(column: _Column, record: Record, name: str, card: str | None) -> None
         column.values[record.case, record.seed] = score.value
         if score.reason:
             column.conventions[score.reason] += 1
+
+
+def _cells_of(
+    columns: Mapping[str, _Column], baseline: str, attempted: Mapping[str, int], better: Better, draws: Draws
+) -> dict[str, Cell]:
+    """Cells of one heading by label."""
+    rows = {label: column.values for label, column in columns.items()}
+    marks = _marks(rows, attempted, better, draws)
+    found = {}
+    for label, column in columns.items():
+        win = None if label == baseline else _against(column.values, rows.get(baseline, {}), better, draws)
+        interval = mean_interval(list(column.values.values()), groups=_cases(column.values), draws=draws)
+        found[label] = Cell(interval, dict(column.missing), dict(column.conventions), win, marks[label])
+    return found
 
 
 def _cases(rows: Iterable[Row]) -> list[str]:
