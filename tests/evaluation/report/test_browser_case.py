@@ -87,14 +87,14 @@ def test_the_difference_map_shows_the_difference(
 
 def test_a_permalink_opens_its_case_and_says_what_is_shown(open_report: Callable[..., Opened]) -> None:
     page = open_report().page
-    page.locator("#list .open").nth(5).click()
+    page.locator("#list .open").nth(4).click()
     page.select_option("#left", label="none")
     page.select_option("#right", label="pnp")
     page.locator("#views input[value=beside]").check()
     address = page.evaluate("location.hash")
-    assert address == "#case=case-0005&before=none&after=pnp&view=beside"
+    assert address == "#case=case-0004&before=none&after=pnp&view=beside"
     again = open_report(fragment=address).page
-    assert again.locator("#viewer-title").inner_text() == "case-0005"
+    assert again.locator("#viewer-title").inner_text() == "case-0004"
     assert again.locator("#left option:checked").inner_text() == "none"
     assert again.locator("#stage").get_attribute("data-view") == "beside"
     again.keyboard.press("Escape")
