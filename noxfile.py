@@ -128,8 +128,9 @@ def package(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", default=False)
 def bench(session: nox.Session) -> None:
-    """Time and peak memory against published code; arguments after `--` go to tools/bench."""
+    """Time and peak memory against published code and of every method; arguments after `--` go to both scripts."""
     in_shared(session, "tools/bench.py", *session.posargs)
+    in_shared(session, "tools/bench_methods.py", *session.posargs)
 
 
 @nox.session(venv_backend="none", default=False)

@@ -1,6 +1,6 @@
 """What each method costs: a source and one edit by it, against two plain lanes, over a whole schedule.
 
-``nox -s bench -- methods`` runs it. As in ``bench.py``, times are ratios from interleaved runs in one process and peak
+``nox -s bench`` runs it. As in ``bench.py``, times are ratios from interleaved runs in one process and peak
 memory is what a run adds to the loaded model, each variant in a process of its own. A generated source serves all
 methods, so that every lane moves in every step; the last variant keeps every attention map in memory.
 """
