@@ -314,13 +314,7 @@ def read_rows(path: Path, kind: type[_R]) -> Iterator[_R]:
     Raises:
         InputError: A line is damaged; a last line without its end is skipped.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint="check its permissions") from error
-    *lines, _cut_short = data.split(b"\n")
+    *lines, _cut_short = content_of(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             yield kind.model_validate_json(line)
@@ -329,6 +323,20 @@ def read_rows(path: Path, kind: type[_R]) -> Iterator[_R]:
                 f"{shown(path)}, line {number}, is damaged: {_first(error)}",
                 hint="delete the line; its row is computed again when the comparison continues",
             ) from error
+
+
+def content_of(path: Path) -> bytes:
+    """Return a file's content; a file that is not there has none.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint="check its permissions") from error
 
 
 def line_of(row: Record | Timing) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +65,9 @@ def verify_comparison(
             for row in made.records:
                 tried += 1
                 if row.key in recorded:
-                    pictures += _compare_row(recorded[row.key], row, folder, out, tolerance)
-                    scores += _compare_scores(recorded[row.key], row, pictures)
+                    picture = _compare_row(recorded[row.key], row, folder, out, tolerance)
+                    pictures.append(picture)
+                    scores += _compare_scores(recorded[row.key], row, picture)
             progress.advance(len(made.records), sum(row.status == "failed" for row in made.records), case)
     skipped = len(results.records) - tried
     return Verdict(str(folder), tolerance, pictures, scores, [], differences, max(0, skipped))
@@ -139,26 +140,24 @@ def _write(made: JobResult, out: Path) -> None:
         path.write_bytes(data)
 
 
-def _compare_row(then: Record, now: Record, folder: Path, out: Path, tolerance: float) -> Iterator[Comparison]:
+def _compare_row(then: Record, now: Record, folder: Path, out: Path, tolerance: float) -> Comparison:
     """Compare what came of a row: its outcome, and its picture where it has one."""
     name = f"{then.case} {then.method} seed {then.seed}"
     if then.status != now.status:
-        yield Comparison(name, "different", note=f"{_outcome(then)} then, {_outcome(now)} now")
-    elif then.pictures.edit is None or now.pictures.edit is None:
-        yield Comparison(name, "identical", note=_outcome(then))
-    elif not (folder / then.pictures.edit).resolve().is_relative_to(folder.resolve()):
-        yield Comparison(name, "missing", note="the record names a picture outside of the run's folder")
-    else:
-        yield compare_pictures(name, folder / then.pictures.edit, out / now.pictures.edit, tolerance)
+        return Comparison(name, "different", note=f"{_outcome(then)} then, {_outcome(now)} now")
+    if then.pictures.edit is None or now.pictures.edit is None:
+        return Comparison(name, "identical", note=_outcome(then))
+    if not (folder / then.pictures.edit).resolve().is_relative_to(folder.resolve()):
+        return Comparison(name, "missing", note="the record names a picture outside of the run's folder")
+    return compare_pictures(name, folder / then.pictures.edit, out / now.pictures.edit, tolerance)
 
 
 def _outcome(row: Record) -> str:
     return row.status if row.failure is None else f"{row.status} ({row.failure.kind})"
 
 
-def _compare_scores(then: Record, now: Record, pictures: Sequence[Comparison]) -> list[str]:
+def _compare_scores(then: Record, now: Record, picture: Comparison) -> list[str]:
     """Say which scores differ by more than their picture explains."""
-    picture = pictures[-1]
     if picture.outcome not in ("identical", "close"):
         return []
     allowed = SAME_PICTURE if picture.outcome == "identical" else ROUNDED_PICTURE

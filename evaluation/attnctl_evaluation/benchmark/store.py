@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from attnctl.dataset import Case
 from attnctl.errors import InputError
-from attnctl.files import cannot_write, reason, shown, write_atomic
+from attnctl.files import cannot_write, shown, write_atomic
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences, read_toml, toml_bytes
 from attnctl_evaluation.records import (
     HEADER_NAME,
@@ -27,6 +27,7 @@ from attnctl_evaluation.records import (
     Key,
     Record,
     Timing,
+    content_of,
     line_of,
     lines_of,
     read_header,
@@ -284,12 +285,7 @@ def _temporary(path: Path) -> bool:
 
 def _cut_half_line(path: Path) -> None:
     """Cut off what follows the last line break."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint="check its permissions") from error
+    data = content_of(path)
     whole = data.rfind(b"\n") + 1
     if whole != len(data):
         os.truncate(path, whole)

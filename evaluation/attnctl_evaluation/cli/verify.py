@@ -33,11 +33,13 @@ class Verify(Command):
     def add_arguments(self, parser: Parser) -> None:
         """Add what the command takes."""
         from attnctl.cli.arguments import number, whole
+        from attnctl_evaluation.verify import TOLERANCE
 
         parser.add_argument("run", metavar="RUN", help="the run's folder")
         parser.add_argument(
-            "--tolerance", metavar="DB", type=number, default=40.0,
-            help="PSNR in dB from which two pictures count as the same but for rounding; default 40",
+            "--tolerance", metavar="DB", type=number, default=TOLERANCE,
+            help="PSNR in dB from which two pictures count as the same but for rounding; "
+            f"default {TOLERANCE:g}",
         )  # fmt: skip
         parser.add_argument(
             "--sample", metavar="N", type=whole, help="of a comparison, do only N cases, drawn by --seed; default: all"
