@@ -23,14 +23,17 @@ from attnctl_evaluation.world import Scene, random_scene, render
 SHARD = 2000
 """Scenes in a shard."""
 
+TWO = 0.5
+"""Part of the scenes with two objects: more than the world's own part, because they are the harder ones."""
+
 _UNSET = 0.18215
 """The `scaling_factor` that diffusers gives an autoencoder which nobody normalised."""
 
 
 def shard_scenes(number: int) -> list[Scene]:
     """Draw the scenes of a shard; none is held out."""
-    rng = random.Random(7_000_000 + number)
-    return [random_scene(rng, held_out=False) for _ in range(SHARD)]
+    rng = random.Random(8_000_000 + number)
+    return [random_scene(rng, two=TWO, held_out=False) for _ in range(SHARD)]
 
 
 @torch.no_grad()

@@ -124,7 +124,7 @@ def fpe(
             options["source_prompt"] = plain_caption(scene)
         target = plain_caption(after)
         # As `attnctl run` does it: with the settings that suit the model, unless a preset says otherwise.
-        suited = {} if preset else dict(session.model.demo.get("settings", {}).get("fpe", {}))
+        suited = {} if preset else session.model.example.suited("fpe")
         controlled = Edit(target, "fpe", suited | settings, preset=preset)
         edits = (controlled,) if real else (controlled, Edit(target, "none"))
         result = session.run(EditRequest(edits, **options))

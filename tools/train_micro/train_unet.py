@@ -27,6 +27,7 @@ from team import Team, run_team
 from tokenizer import build as build_tokenizer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from words import WordMaps, owners
 
 from attnctl_evaluation.world import Scene, caption, vocabulary
 
@@ -77,16 +78,19 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 class Captions:
-    """Turn scenes into token rows quickly: each known word is looked up once."""
+    """Turn captions into token rows quickly: each known word is looked up once."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self._ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in vocabulary()}
         self._start, self._end = tokenizer.bos_token_id, tokenizer.eos_token_id
 
-    def row(self, text: str) -> list[int]:
-        """The 77 token ids of a caption."""
-        ids = [self._start, *(i for word in text.split() for i in self._ids[word])][:76]
-        return ids + [self._end] * (77 - len(ids))
+    def row(self, text: str, scene: Scene) -> tuple[list[int], list[int]]:
+        """The 77 token ids of a caption, and the label of the object that each describes, or 0."""
+        words = text.split()
+        pairs = [(i, owner) for word, owner in zip(words, owners(scene, words), strict=True) for i in self._ids[word]]
+        pairs = [(self._start, 0), *pairs][:76]
+        pairs += [(self._end, 0)] * (77 - len(pairs))
+        return [i for i, _ in pairs], [owner for _, owner in pairs]
 
 
 class Latents:
@@ -159,27 +163,44 @@ class Batch:
         latents: (n, c, h, w), scaled.
         labels: Label maps (n, h, w).
         tokens: (n, 77).
+        owner: The label of the object that each token describes, or 0, (n, 77).
     """
 
     latents: torch.Tensor
     labels: torch.Tensor
     tokens: torch.Tensor
+    owner: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What counts how much in the loss.
+
+    Attributes:
+        foreground: Cells of objects; cells of background count once.
+        outline: The head that reads outlines.
+        words: The places of words in cross-attention maps.
+    """
+
+    foreground: float
+    outline: float
+    words: float
 
 
 def loss_of(
-    models: nn.ModuleDict, batch: Batch, alphas: torch.Tensor, *, foreground: float, outline: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+    models: nn.ModuleDict, maps: WordMaps, batch: Batch, alphas: torch.Tensor, weights: Weights
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """v-prediction loss; steps of little noise count as in min-SNR-5 (Hang et al. 2023), all others fully.
 
     Args:
         models: ``unet``, ``text`` and ``head``.
+        maps: The UNet's cross-attention maps.
         batch: The data.
         alphas: The schedule's cumulative products, (1000,).
-        foreground: How often cells of objects count; cells of background count once.
-        outline: Weight of the head's loss.
+        weights: What counts how much.
 
     Returns:
-        The loss, and the part of it that is the denoiser's.
+        The loss, the part of it that is the denoiser's, and how far words are from their objects.
     """
     latents = batch.latents
     count = latents.shape[0]
@@ -195,10 +216,13 @@ def loss_of(
     # min-SNR-5 would be min(snr, 5) / (snr + 1): next to nothing where noise prevails. But there the
     # objects' shapes are decided, and they are what a short training learns last.
     weight = (5.0 / (snr + 1)).clamp(max=1.0)
-    cells = 1 + (foreground - 1) * (batch.labels > 0).float()[:, None]
+    cells = 1 + (weights.foreground - 1) * (batch.labels > 0).float()[:, None]
     each = (cells * (out - target).square()).mean(dim=(1, 2, 3)) / cells.mean()
     denoiser = (weight * each).mean() / weight.mean()
-    return denoiser + outline * models["head"].loss(batch.labels, weight), denoiser
+    outline = models["head"].loss(batch.labels, weight)
+    # Where noise hides the objects no cell can know whose it is.
+    words = maps.loss(batch.owner, batch.labels, weight * snr.clamp(max=1.0))
+    return denoiser + weights.outline * outline + weights.words * words, denoiser, words
 
 
 def export(pipe: StableDiffusionPipeline, out: Path) -> None:
@@ -245,6 +269,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--foreground", type=float, default=3.0, help="weight of objects' cells in the first half")
     parser.add_argument("--outline", type=float, default=0.2, help="weight of the head that reads outlines")
+    parser.add_argument("--words", type=float, default=0.05, help="weight of words' places in cross-attention")
     parser.add_argument("--drop", type=float, default=0.1, help="share of empty captions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float, default=5.0, help="minutes between checkpoints")
@@ -285,6 +310,7 @@ def train(team: Team) -> None:
     pipe = load(arguments, device)
     unet, text = pipe.unet.train(), pipe.text_encoder.train()
     both = nn.ModuleDict({"unet": unet, "text": text, "head": OutlineHead(unet).to(device)})
+    maps = WordMaps(unet)
     keep = ("embedding", "conv_in", "conv_out", "time_emb", "head")
     made = optimizers(both, rate=arguments.rate, muon_rate=arguments.muon_rate, keep=keep)
     average = Average([both], arguments.ema)
@@ -333,14 +359,16 @@ def train(team: Team) -> None:
         while progress < 1.0:
             scenes, x, labels = latents.draw(rng, arguments.batch)
             texts = ["" if rng.random() < arguments.drop else caption(s, rng) for s in scenes]
-            tokens = torch.tensor([captions.row(t) for t in texts]).to(device)
+            rows = [captions.row(t, s) for t, s in zip(texts, scenes, strict=True)]
+            tokens, owner = torch.tensor(rows).to(device).unbind(dim=1)
             factor = cosine(progress, step, warmup=100, hold=arguments.hold)
             for group in (g for optimizer in made for g in optimizer.param_groups):
                 group["lr"] = group["base"] * factor
-            batch = Batch(x.to(device), labels.to(device), tokens)
+            batch = Batch(x.to(device), labels.to(device), tokens, owner)
             # Towards the end every cell counts the same: extra weight on objects draws too many of them.
             foreground = 1 + (arguments.foreground - 1) * min(1.0, 2 * (1 - progress))
-            loss, denoiser = loss_of(both, batch, alphas, foreground=foreground, outline=arguments.outline)
+            counted = Weights(foreground, arguments.outline, arguments.words)
+            loss, denoiser, placed = loss_of(both, maps, batch, alphas, counted)
             both.zero_grad(set_to_none=True)
             loss.backward()
             progress = team.average(weights, clock.progress(step + 1))
@@ -349,9 +377,10 @@ def train(team: Team) -> None:
                 optimizer.step()
             step += 1
             average.update(step)
-            losses.append(denoiser.item())
+            losses.append((denoiser.item(), placed.item()))
             speed = (step - first_step) * arguments.batch * team.size / (time.monotonic() - first_time)
-            note = f"step {step} loss {np.mean(losses[-50:]):.4f} {speed:.1f} samples/s"
+            mean, words = np.mean(losses[-50:], axis=0)
+            note = f"step {step} loss {mean:.4f} words {words:.3f} {speed:.1f} samples/s"
             bar.update(task, completed=round(1000 * progress), note=note)
             if step % 50 == 0 and team.first:
                 print(f"{clock.seconds:.0f} s {note} of {len(latents.scenes)} scenes", flush=True)

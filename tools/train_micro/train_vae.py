@@ -40,6 +40,34 @@ def build(channels: tuple[int, ...], latent_channels: int) -> AutoencoderKL:
     return vae
 
 
+@torch.no_grad()
+def widened(old: AutoencoderKL, channels: tuple[int, ...]) -> AutoencoderKL:
+    """Make a wider autoencoder that gives the same pictures: each channel stands in it several times.
+
+    The decoder's copies differ a little, so that training can tell them apart; the latents stay what they were.
+
+    Args:
+        old: The autoencoder, with one group in its norms.
+        channels: Channels of the levels, multiples of the old ones.
+
+    Raises:
+        ValueError: A level is not a multiple of the old one.
+    """
+    for before, after in zip(old.config.block_out_channels, channels, strict=True):
+        if after % before:
+            raise ValueError(f"{after} channels are not a multiple of {before}")
+    new = AutoencoderKL.from_config({**old.config, "block_out_channels": channels})
+    weights = old.state_dict()
+    for name, wide in new.state_dict().items():
+        narrow = weights[name]
+        times = [a // b for a, b in zip(wide.shape, narrow.shape, strict=True)]
+        copy = narrow.repeat(times) / (times[1] if len(times) > 1 else 1)
+        if name.startswith("decoder.") and max(times) > 1 and len(times) > 1:
+            copy = copy * (1 + 0.1 * torch.randn_like(copy))
+        wide.copy_(copy)
+    return new
+
+
 def crops(scenes: list, pictures: torch.Tensor, rng: random.Random, size: int) -> torch.Tensor:
     """Cut a square around a chance point of an object from each picture."""
     side, parts = pictures.shape[-1], []
@@ -60,14 +88,16 @@ def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
 
 
-def loss_of(vae: AutoencoderKL, x: torch.Tensor, *, noise: float, kl: float, encoder: bool) -> torch.Tensor:
+def loss_of(
+    vae: AutoencoderKL, x: torch.Tensor, *, noise: float, kl: float, square: float, encoder: bool
+) -> torch.Tensor:
     """Reconstruction loss with some noise on the latents, so that small errors of the UNet do no harm."""
     with torch.set_grad_enabled(encoder):
         posterior = vae.encode(x).latent_dist
         z = posterior.sample() if encoder else posterior.mode()
     level = noise * z.detach().std() * torch.rand(z.shape[0], 1, 1, 1, device=z.device)
     y = vae.decode(z + level * torch.randn_like(z)).sample
-    loss = F.l1_loss(y, x) + 0.5 * gradient_l1(y, x) + F.mse_loss(y, x)
+    loss = F.l1_loss(y, x) + 0.5 * gradient_l1(y, x) + square * F.mse_loss(y, x)
     return loss + kl * posterior.kl().mean() / z[0].numel() if encoder else loss
 
 
@@ -97,10 +127,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--muon-rate", type=float, default=4e-3, help="0 for AdamW alone")
     parser.add_argument("--noise", type=float, default=0.1)
     parser.add_argument("--hold", type=float, default=0.4, help="part of the run at the full learning rate")
+    parser.add_argument("--square", type=float, default=1.0, help="weight of the squared error, which PSNR counts")
     parser.add_argument("--kl", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between evaluations")
-    parser.add_argument("--init", type=Path, help="continue from a saved autoencoder")
+    parser.add_argument("--init", type=Path, help="continue from a saved autoencoder, widened to --channels")
     parser.add_argument("--decoder-only", action="store_true", help="keep the latents, train the decoder")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out")
     parser.add_argument("--workers", type=int, default=1, help="processes; on a CPU, one per core")
@@ -117,7 +148,10 @@ def train(team: Team) -> None:
         AutoencoderKL.from_pretrained(arguments.init)
         if arguments.init
         else build(tuple(arguments.channels), arguments.latent_channels)
-    ).to(device, memory_format=torch.channels_last)
+    )
+    if arguments.init and tuple(vae.config.block_out_channels) != tuple(arguments.channels):
+        vae = widened(vae, tuple(arguments.channels))
+    vae.to(device, memory_format=torch.channels_last)
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
@@ -164,7 +198,12 @@ def train(team: Team) -> None:
             for group in (g for optimizer in made for g in optimizer.param_groups):
                 group["lr"] = group["base"] * factor
             loss = loss_of(
-                vae, x.to(device), noise=arguments.noise, kl=arguments.kl, encoder=not arguments.decoder_only
+                vae,
+                x.to(device),
+                noise=arguments.noise,
+                kl=arguments.kl,
+                square=arguments.square,
+                encoder=not arguments.decoder_only,
             )
             vae.zero_grad(set_to_none=True)
             loss.backward()
