@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attnctl.errors import InputError, ModelError
+from attnctl.example import Example
 from attnctl.sites import Site, enumerate_sites
 
 
@@ -151,10 +152,13 @@ class Model:
         return frozenset(json.loads(path.read_text(encoding="utf-8")))
 
     @cached_property
-    def demo(self) -> Mapping[str, Any]:
-        """Prompts that a model folder suggests for a first look (``demo.json``); empty for most models."""
-        path = self.folder / "demo.json" if self.folder else None
-        return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    def example(self) -> Example:
+        """What the model's folder suggests for a first look (``demo.json``); empty for most models.
+
+        Raises:
+            ModelError: The suggestion is damaged.
+        """
+        return Example.read(self.folder) if self.folder else Example()
 
     @torch.no_grad()
     def encode_text(self, prompt: str, *, unconditional: bool = False) -> TextEncoding:

@@ -73,11 +73,6 @@ def pixels_of(picture: Any) -> Any:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def suited(model: Any, method: str) -> dict[str, Any]:
-    """Return the settings of a method that suit the model, as `attnctl run` takes them."""
-    return dict(model.demo.get("settings", {}).get(method, {}))
-
-
 def edit_row(session: Any, row: Row, methods: tuple[str, ...], *, real: bool, seed: int) -> dict[str, Any]:
     """Edit one source by all methods in one pass; return pictures by column."""
     from attnctl.pictures import to_image
@@ -85,13 +80,13 @@ def edit_row(session: Any, row: Row, methods: tuple[str, ...], *, real: bool, se
     from attnctl_evaluation.world import edit, render
 
     scene = scene_of(row)
-    demo = session.model.demo
+    example = session.model.example
     request = EditRequest(
-        edits=tuple(Edit(row.target, m, suited(session.model, m), name=m) for m in methods),
+        edits=tuple(Edit(row.target, m, example.suited(m), name=m) for m in methods),
         source_prompt=row.source,
         pixels=pixels_of(render(scene)) if real else None,
-        steps=50 if real else int(demo.get("steps", 30)),
-        guidance=float(demo.get("guidance", 5.0)),
+        steps=50 if real else example.steps,
+        guidance=example.guidance,
         seed=seed,
         inversion="direct" if real else None,
         allow_no_op=True,
@@ -142,9 +137,9 @@ def main() -> None:
     session = EditSession(load_model(device="cpu"))
     methods = tuple(args.methods.split(","))
     if args.demo:
-        demo = session.model.demo
-        row = Row("", demo["source_prompt"], demo["prompt"], ROWS[0].scene, {})
-        pictures = edit_row(session, row, ("fpe", "none"), real=False, seed=int(demo.get("seed", 0)))
+        example = session.model.example
+        row = Row("", example.source_prompt, example.prompt, ROWS[0].scene, {})
+        pictures = edit_row(session, row, ("fpe", "none"), real=False, seed=example.seed)
         names = {"source": row.source, "fpe": f"fpe: {row.target}", "none": f"no control: {row.target}"}
         IMAGES.mkdir(parents=True, exist_ok=True)
         side_by_side(list(pictures.values()), [names[n] for n in pictures]).save(IMAGES / "demo.png", optimize=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from attnctl.cli.terminal import facts, plain, quoted, show, show_json, table
 from attnctl.cli.wanted import (
-    Example,
     assign_presets,
     assign_settings,
     check_model,
@@ -19,6 +18,7 @@ from attnctl.cli.wanted import (
 )
 from attnctl.config import shown
 from attnctl.errors import unknown
+from attnctl.example import Example
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest
 from attnctl.sampling_names import SCHEDULERS

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnctl.cli.terminal import quoted, say, shorten
 from attnctl.config import parse_assignments
-from attnctl.errors import InputError, ModelError, nearest_first, unknown
+from attnctl.errors import InputError, nearest_first, unknown
+from attnctl.example import Example
 from attnctl.inversion import InversionSpec
 from attnctl.loading import DTYPES, inspect_folder, locate
 from attnctl.request import Edit, EditRequest
@@ -20,68 +20,6 @@ if TYPE_CHECKING:
     from attnctl.cache import TrajectoryCache
     from attnctl.model import Model
     from attnctl.registry import Registry
-
-STEPS, GUIDANCE = 50, 7.5
-"""The papers' values, for models that suggest none."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a model folder's ``demo.json`` suggests; empty for most models.
-
-    Attributes:
-        source_prompt: Text of the source.
-        prompt: Text of the edit.
-        seed: Seed for these two prompts.
-        steps: Number of steps that suits the model.
-        guidance: Guidance scale that suits the model.
-        settings: Settings that suit the model, by method: a model with few latents wants other layers than a large one.
-    """
-
-    source_prompt: str = ""
-    prompt: str = ""
-    seed: int = 0
-    steps: int = STEPS
-    guidance: float = GUIDANCE
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, model: str) -> Example:
-        """Read the example of a model by its name; a hub model or a single file has none.
-
-        Raises:
-            AttnctlError: There is no such model, or its example is damaged.
-        """
-        location, single_file = locate(model)
-        path = location / "demo.json" if location is not None and not single_file else None
-        if path is None or not path.is_file():
-            return cls()
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            kinds = {name: type(getattr(cls(), name)) for name in cls.__dataclass_fields__ if name in found}
-            return cls(**{name: kind(found[name]) for name, kind in kinds.items()})
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read: {error}", hint="mend it, or take it away") from error
-
-    def suggest(self, method: str, settings: dict[str, Any], preset: str | None, registry: Registry) -> list[str]:
-        """Add what suits the model to a method's settings, where the user gave neither the setting nor a preset.
-
-        Args:
-            method: The method's name.
-            settings: What the user gave; added to in place.
-            preset: The preset that the user asked for.
-            registry: Where methods are looked up.
-
-        Returns:
-            What was added, as ``method.setting=value``.
-        """
-        known = registry.method(method).Config.model_fields
-        added = []
-        for name, value in self.settings.get(method, {}).items():
-            if preset is None and name in known and name not in settings:
-                settings[name] = value
-                added.append(f"{method}.{name}={value}")
-        return added
 
 
 def read_request(arguments: Namespace, registry: Registry) -> EditRequest:

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attnctl.errors import InputError, unknown
+from attnctl.example import Example
 from attnctl.inversion import InversionSpec
 from attnctl_evaluation.benchmark.spec import CompareSpec, Entry
 
 if TYPE_CHECKING:
-    from attnctl.cli.wanted import Example
     from attnctl.method import MethodConfig
     from attnctl.registry import Registry
 
@@ -31,7 +31,6 @@ def resolve(spec: CompareSpec, registry: Registry) -> CompareSpec:
     Raises:
         AttnctlError: A name does not exist, or a value cannot be used.
     """
-    from attnctl.cli.wanted import Example
     from attnctl.dataset import DatasetSpec
 
     check_names(spec, registry)
