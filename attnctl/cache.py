@@ -201,9 +201,10 @@ class TrajectoryCache:
 def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
     """Return the name of an inversion's result: a digest of everything that its numbers depend on.
 
-    That is the latents, the texts as they were encoded, the model's files, the schedule, guidance, seed, device and
-    type, the inversion with its code, version and settings, and the versions of attnctl, torch and diffusers. None if
-    the denoiser cannot be told by its files: it has none, or was changed after loading (LoRA, an image adapter).
+    That is the latents, the texts as they were encoded, the model's files, the schedule with its code, guidance, seed,
+    device and type, the inversion with its code, version and settings, and the versions of attnctl, torch and
+    diffusers. None if the denoiser cannot be told by its files: it has none, or was changed after loading (LoRA, an
+    image adapter).
     """
     import diffusers
     import torch
@@ -218,8 +219,13 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
         "versions": [__version__, torch.__version__, diffusers.__version__],
         "model": model,
         "device": describe_device(call.model.device, call.model.dtype).model_dump(),
-        "inversion": [inversion.name, inversion.version, _code(inversion), inversion.config.model_dump(mode="json")],
-        "schedule": [list(call.grid.timesteps), call.grid.prediction, _digest(call.grid.abar)],
+        "inversion": [
+            inversion.name,
+            inversion.version,
+            _code(type(inversion)),
+            inversion.config.model_dump(mode="json"),
+        ],
+        "schedule": [list(call.grid.timesteps), call.grid.prediction, _digest(call.grid.abar), _code(type(call.grid))],
         "latents": _digest(call.x0),
         "texts": [_text(call.text), _text(call.source), _text(call.uncond)],
         "guidance": call.guidance,
@@ -237,10 +243,10 @@ def _denoiser(model: Model) -> str | None:
     return describe_model(model).sha256
 
 
-def _code(inversion: Inversion) -> str | None:
-    """Return the digest of the file that an inversion's class is in: plugins change without a new version."""
+def _code(kind: type) -> str | None:
+    """Return the digest of the file that a class is in: plugins change without a new version."""
     try:
-        return sha256_of_file(inspect.getfile(type(inversion)))
+        return sha256_of_file(inspect.getfile(kind))
     except (OSError, TypeError):
         return None
 

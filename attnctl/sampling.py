@@ -91,9 +91,15 @@ class DDIMGrid:
         return self._move(out, x, self.level(t), self.level(t - self.stride))
 
     def invert(self, i: int, out: Tensor, x: Tensor) -> Tensor:
-        """Move x up to timesteps[i] from the level below; `out` is evaluated at timesteps[i] on x itself."""
+        """Move x up to timesteps[i] from the level below; `out` is evaluated at timesteps[i] on x itself.
+
+        The noise that `out` stands for is read at the level that the denoiser was told of, not at that of x. It makes
+        no difference to a model that predicts noise; of one that predicts v the other reading would reconstruct badly.
+        """
         t = self.timesteps[i]
-        return self._move(out, x, self.level(t - self.stride), self.level(t))
+        a, b = self.level(t - self.stride), self.level(t)
+        _, eps = self.split(out, x, b)
+        return b**0.5 * ((x - (1 - a) ** 0.5 * eps) / a**0.5) + (1 - b) ** 0.5 * eps
 
     def denoise_with(self, i: int, out: Tensor, x: Tensor, noise: Tensor) -> Tensor:
         """Move x from timesteps[i] to the next lower level with the posterior's noise (eta = 1).

@@ -97,16 +97,30 @@ def test_inverting_undoes_a_step_that_had_the_same_noise(steps: int, place: floa
     i = int(steps * place)
     x, eps = tensors(seed, torch.float64)
     t = ours.timesteps[i]
-    low, high = ours.level(t - ours.stride), ours.level(t)
+    level = ours.level(t)
 
-    def output(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        """What the denoiser must say at a level for its noise to be `eps`."""
+    def output(x: torch.Tensor) -> torch.Tensor:
+        """What the denoiser must say at the step's timestep for its noise to be `eps`."""
         if guide == "epsilon":
             return eps
         return (eps - (1 - level) ** 0.5 * x) / level**0.5
 
-    up = ours.invert(i, output(x, low), x)
-    torch.testing.assert_close(ours.denoise(i, output(up, high), up), x, atol=1e-9, rtol=1e-9)
+    up = ours.invert(i, output(x), x)
+    torch.testing.assert_close(ours.denoise(i, output(up), up), x, atol=1e-9, rtol=1e-9)
+
+
+@hypothesis_settings(max_examples=25)
+@given(steps=st.integers(2, 200), place=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 1000))
+def test_one_denoiser_is_inverted_alike_whichever_way_it_speaks(steps: int, place: float, seed: int) -> None:
+    """A network that predicts v at a timestep also predicts noise there: eps = sqrt(abar_t) v + sqrt(1 - abar_t) x."""
+    noise, v = grid(steps), grid(steps, prediction_type="v_prediction")
+    for made in (noise, v):
+        made.abar = made.abar.double()
+    i = int(steps * place)
+    x, out = tensors(seed, torch.float64)
+    a = v.level(v.timesteps[i])
+    as_noise = a**0.5 * out + (1 - a) ** 0.5 * x
+    torch.testing.assert_close(v.invert(i, out, x), noise.invert(i, as_noise, x), atol=1e-9, rtol=1e-9)
 
 
 def test_both_prediction_types_say_the_same_thing() -> None:
