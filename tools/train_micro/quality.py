@@ -108,6 +108,7 @@ def fpe(
     settings: dict[str, Any],
     real: bool,
     rows: list,
+    steps: int,
 ) -> dict[str, Any]:
     """Colour edits by FPE and without control from the same noise, on generated or rendered sources."""
     rng = random.Random(2 + real)
@@ -117,7 +118,7 @@ def fpe(
         scene = random_scene(rng, two=0.0, held_out=True if real else None)
         colour = rng.choice([c for c in COLOURS if c != scene.main.colour])
         after = edit(scene, colour=colour)
-        options: dict[str, Any] = {"steps": 30, "guidance": guidance, "seed": number}
+        options: dict[str, Any] = {"steps": steps, "guidance": guidance, "seed": number}
         if real:
             options["pixels"] = to_tensor([render(scene)])[0]
         else:
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--generated", type=int, default=200, help="FPE edits of generated pictures")
     parser.add_argument("--rendered", type=int, default=100, help="FPE edits of rendered pictures, by inversion")
+    parser.add_argument("--real-steps", type=int, default=50, help="steps of the inversion and of edits of renders")
     parser.add_argument("--renders", type=int, default=200, help="pictures for the autoencoder")
     parser.add_argument("--guidance", type=float, nargs="+", default=[4.0], help="the last one is used for FPE")
     parser.add_argument("--preset", help="of FPE; `paper` also acts at the 16 x 16 level")
@@ -195,7 +197,15 @@ def main() -> None:
             rows: list[torch.Tensor] = []
             name = "fpe on renders" if real else "fpe on generated"
             figures[name] = fpe(
-                session, judge, count, guidance=last, preset=arguments.preset, settings=settings, real=real, rows=rows
+                session,
+                judge,
+                count,
+                guidance=last,
+                preset=arguments.preset,
+                settings=settings,
+                real=real,
+                rows=rows,
+                steps=arguments.real_steps if real else 30,
             )
             sheet([torch.cat(rows[i : i + 3]) for i in range(0, len(rows) - 2, 3)], arguments.out / f"fpe-{real}.png")
     text = json.dumps(figures, indent=2)
