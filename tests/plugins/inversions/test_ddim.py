@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from attnctl.attach import Attachment
 from attnctl.engine import Engine
-from attnctl.inversion import InversionCall, Trajectory
+from attnctl.inversion import InversionCall, InversionSpec, Trajectory
+from attnctl.loading import load_model
 from attnctl.model import Model
 from attnctl.planning import Lane
 from attnctl.request import Edit, EditRequest
@@ -18,6 +21,7 @@ from attnctl.session import EditSession, Inverted, Progress
 from attnctl.steps import Step
 from attnctl.testing import tiny_model
 from attnctl.testing.conformance import distance
+from attnctl_evaluation.world import random_scene, render
 from attnctl_plugins.inversions.ddim import DDIMInversion
 
 
@@ -86,6 +90,16 @@ def test_the_round_trip_comes_closer_with_more_steps() -> None:
         errors.append(distance(sample(model, grid, path.latents[-1:], "a red cat", 1.0)[-1], x0))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.15
+
+
+def test_a_model_that_predicts_v_is_inverted_as_far_as_its_autoencoder_allows() -> None:
+    """Noise that is read at another level than the denoiser was told leaves 14 dB of the autoencoder's 28."""
+    picture = torch.from_numpy(np.array(render(random_scene(random.Random(0), two=0.0))))
+    pixels = picture.permute(2, 0, 1).float() / 127.5 - 1
+    report = EditSession(load_model("micro", device="cpu")).invert(pixels, InversionSpec("ddim", ""), steps=6).report
+    assert report.psnr is not None
+    assert report.vae_psnr is not None
+    assert report.psnr > report.vae_psnr - 3
 
 
 def test_the_path_has_one_more_level_than_steps_and_starts_at_the_picture(shared_tiny_model: Model) -> None:
