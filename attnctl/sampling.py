@@ -88,7 +88,9 @@ class DDIMGrid:
     def denoise(self, i: int, out: Tensor, x: Tensor) -> Tensor:
         """Move x from timesteps[i] to the next lower level; `out` is the denoiser's output at timesteps[i]."""
         t = self.timesteps[i]
-        return self._move(out, x, self.level(t), self.level(t - self.stride))
+        b = self.level(t - self.stride)
+        x0, eps = self.split(out, x, self.level(t))
+        return b**0.5 * x0 + (1 - b) ** 0.5 * eps
 
     def invert(self, i: int, out: Tensor, x: Tensor) -> Tensor:
         """Move x up to timesteps[i] from the level below; `out` is evaluated at timesteps[i] on x itself.
@@ -97,9 +99,8 @@ class DDIMGrid:
         no difference to a model that predicts noise; of one that predicts v the other reading would reconstruct badly.
         """
         t = self.timesteps[i]
-        a, b = self.level(t - self.stride), self.level(t)
-        _, eps = self.split(out, x, b)
-        return b**0.5 * ((x - (1 - a) ** 0.5 * eps) / a**0.5) + (1 - b) ** 0.5 * eps
+        _, eps = self.split(out, x, self.level(t))
+        return self.move(x, eps, self.level(t - self.stride), self.level(t))
 
     def denoise_with(self, i: int, out: Tensor, x: Tensor, noise: Tensor) -> Tensor:
         """Move x from timesteps[i] to the next lower level with the posterior's noise (eta = 1).
@@ -123,9 +124,10 @@ class DDIMGrid:
         a = self.level(self.timesteps[i])
         return a**0.5 * x0 + (1 - a) ** 0.5 * noise
 
-    def _move(self, out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        x0, eps = self.split(out, x, a)
-        return b**0.5 * x0 + (1 - b) ** 0.5 * eps
+    @staticmethod
+    def move(x: Tensor, eps: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Move x from level a to level b along the noise eps."""
+        return b**0.5 * ((x - (1 - a) ** 0.5 * eps) / a**0.5) + (1 - b) ** 0.5 * eps
 
     def split(self, out: Tensor, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """Return (x0, eps) that a denoiser output stands for at level a: the one place that knows the prediction type.

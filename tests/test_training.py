@@ -49,7 +49,7 @@ def test_every_caption_names_its_objects(words: Any) -> None:
     for _ in range(200):
         scene = random_scene(rng)
         found = set(words.owners(scene, caption(scene, rng).split())) - {0}
-        assert found == {words._NUMBER[thing.object] for thing in scene.things}
+        assert found == {words.NUMBER[thing.object] for thing in scene.things}
 
 
 def test_word_maps_leave_the_model_as_it_is(words: Any) -> None:

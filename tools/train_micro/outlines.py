@@ -20,7 +20,8 @@ from attnctl_evaluation.world import OBJECTS, Scene, object_mask
 GRID = 16
 """Cells along a side: the latents' size."""
 
-_NUMBER = {name: i + 1 for i, name in enumerate(OBJECTS)}
+NUMBER = {name: i + 1 for i, name in enumerate(OBJECTS)}
+"""The label of each object in label maps; 0 is none."""
 
 
 def label_map(scene: Scene) -> np.ndarray:
@@ -31,7 +32,7 @@ def label_map(scene: Scene) -> np.ndarray:
         mask = object_mask(scene, index)
         side = mask.shape[0] // GRID
         share = mask.reshape(GRID, side, GRID, side).mean(axis=(1, 3))
-        labels[share > best] = _NUMBER[thing.object]
+        labels[share > best] = NUMBER[thing.object]
         best = np.maximum(best, share)
     return labels
 

@@ -125,8 +125,9 @@ def fpe(
             options["source_prompt"] = plain_caption(scene)
         target = plain_caption(after)
         # As `attnctl run` does it: with the settings that suit the model, unless a preset says otherwise.
-        suited = {} if preset else session.model.example.suited("fpe")
-        controlled = Edit(target, "fpe", suited | settings, preset=preset)
+        chosen = dict(settings)
+        session.model.example.suggest("fpe", chosen, preset, session.registry)
+        controlled = Edit(target, "fpe", chosen, preset=preset)
         edits = (controlled,) if real else (controlled, Edit(target, "none"))
         result = session.run(EditRequest(edits, **options))
         source = render(scene) if real else None

@@ -149,7 +149,7 @@ def train(team: Team) -> None:
         if arguments.init
         else build(tuple(arguments.channels), arguments.latent_channels)
     )
-    if arguments.init and tuple(vae.config.block_out_channels) != tuple(arguments.channels):
+    if tuple(vae.config.block_out_channels) != tuple(arguments.channels):
         vae = widened(vae, tuple(arguments.channels))
     vae.to(device, memory_format=torch.channels_last)
     if arguments.decoder_only:

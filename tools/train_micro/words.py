@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from outlines import NUMBER
 
-from attnctl_evaluation.world import OBJECTS, Scene
+from attnctl_evaluation.world import Scene
 from attnctl_evaluation.world.captions import NAMES, PATTERN_WORDS
-
-_NUMBER = {name: i + 1 for i, name in enumerate(OBJECTS)}
 
 
 def owners(scene: Scene, words: list[str]) -> list[int]:
@@ -24,7 +23,7 @@ def owners(scene: Scene, words: list[str]) -> list[int]:
     for thing in scene.things:
         patterns = {w for p in PATTERN_WORDS.get(thing.pattern, ()) for w in p.split()} - {"with"}
         each.append({thing.colour, *NAMES[thing.object], *patterns})
-    numbers = [_NUMBER[thing.object] for thing in scene.things]
+    numbers = [NUMBER[thing.object] for thing in scene.things]
     found = []
     for word in words:
         of = [number for number, own in zip(numbers, each, strict=True) if word in own]

@@ -64,8 +64,7 @@ class RegularisedDDIM(Inversion):
             a, b = grid.level(t - 1), grid.level(t + grid.stride - 1)
             _, eps = grid.split(call.model.predict(x, t, [call.text]), x, grid.level(t))
             eps = self.regularise(eps.float(), generator).to(x)
-            x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
-            path.append(b**0.5 * x0 + (1 - b) ** 0.5 * eps)
+            path.append(grid.move(x, eps, a, b))
             call.tick(done, count - 2)
         return Trajectory(torch.cat(path), call.text.prompt, denoiser_rows=count - 2)
 
