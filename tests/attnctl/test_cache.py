@@ -17,7 +17,7 @@ from attnctl.loading import load_model
 from attnctl.method import MethodConfig
 from attnctl.model import Model
 from attnctl.request import Edit, EditRequest
-from attnctl.sampling import make_sampler
+from attnctl.sampling import DDIMGrid, make_sampler
 from attnctl.session import EditSession
 
 
@@ -140,6 +140,10 @@ class Newer(Example):
     version: ClassVar[int] = 2
 
 
+class OtherGrid(DDIMGrid):
+    """The same schedule by other code: what it gives may differ."""
+
+
 def test_the_name_follows_everything_that_the_numbers_depend_on(loaded: Model) -> None:
     dog = loaded.encode_text("a dog")
     grid = make_sampler("ddim", loaded.pipe.scheduler.config, 6, 0)
@@ -162,9 +166,10 @@ def test_the_name_follows_everything_that_the_numbers_depend_on(loaded: Model) -
             {"x0": torch.ones(1, 4, 8, 8).double()},
         )
     ]
+    others += [trajectory_key(Example(), call(loaded, grid=OtherGrid(grid.abar, 5, grid.prediction)))]
     others += [trajectory_key(Example(Example.Config(strength=2)), call(loaded)), trajectory_key(Newer(), call(loaded))]
     assert None not in others
-    assert len({base, *others}) == 11
+    assert len({base, *others}) == 12
 
 
 def test_other_weights_have_another_name_and_changed_ones_none(loaded: Model, shared_tiny_model: Model) -> None:
