@@ -1,0 +1,1 @@
+"""Machinery: a look at the installation."""

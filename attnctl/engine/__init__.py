@@ -1,0 +1,1 @@
+"""Machinery: planning what lanes do, and running the denoiser over them."""

@@ -1,0 +1,1 @@
+"""Machinery: what differs from one model family to the next."""

@@ -1,0 +1,1 @@
+"""Machinery: what a run leaves on disk."""
