@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from attnctl.cli.terminal import quoted
 from attnctl.errors import InputError, nearest_first, unknown
+from attnctl.terminal import quoted
 
 
 class Formatter(argparse.HelpFormatter):

@@ -209,7 +209,7 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
     import diffusers
     import torch
 
-    from attnctl.record import describe_device
+    from attnctl.runs.describing import describe_device
 
     model = _denoiser(call.model)
     if model is None:
@@ -235,7 +235,7 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
 
 
 def _denoiser(model: Model) -> str | None:
-    from attnctl.record import describe_model
+    from attnctl.runs.describing import describe_model
 
     unet = model.unet
     if getattr(unet, "peft_config", None) or getattr(unet, "encoder_hid_proj", None) is not None:

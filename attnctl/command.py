@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attnctl.errors import PluginError
 
 if TYPE_CHECKING:
-    from attnctl.cli.arguments import Parser
+    from attnctl.arguments import Parser
 
 GROUP = "attnctl.commands"
 """Group of entry points whose modules implement ``attnctl_commands``."""

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnctl.decode import MAX_PIXELS, decode, regular_file
 from attnctl.errors import InputError, NumericsError, unknown
 from attnctl.files import reason, sha256_of_file, shown, write_atomic
+from attnctl.runs.decode import MAX_PIXELS, decode, regular_file
 
 Fit = Literal["crop", "stretch", "nearest-stretch"]
 Resample = Literal["lanczos", "bicubic", "bilinear"]
@@ -64,7 +64,7 @@ def load_picture(
 ) -> LoadedPicture:
     """Read a picture of any common kind as RGB of a given size.
 
-    The picture becomes 8-bit sRGB as a viewer shows it (`attnctl.decode.decode`), is brought to `size`, and
+    The picture becomes 8-bit sRGB as a viewer shows it (`attnctl.runs.decode.decode`), is brought to `size`, and
     its levels are mapped to ``level / 127.5 - 1``. ``fit`` says how it comes to `size`:
 
     - ``"crop"``: the largest centred part with the target's aspect ratio, then resized.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from attnctl.engine.operation import Bound
 from attnctl.errors import CoverageError, SelectionError, unknown
-from attnctl.operation import Bound
 
 if TYPE_CHECKING:
     from torch import Tensor

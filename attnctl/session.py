@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attnctl.attach import Attachment, attached
-from attnctl.composing import check_unconditional
-from attnctl.engine import Engine
+from attnctl.engine.attach import Attachment, attached
+from attnctl.engine.composing import check_unconditional
+from attnctl.engine.inverter import Found, Inverter
+from attnctl.engine.loop import Engine
+from attnctl.engine.memory import peak_bytes, reset_peak
+from attnctl.engine.planning import Lane, RunPlan, plan_run
 from attnctl.errors import InputError
 from attnctl.events import Event, Inverted, Progress, Warned
-from attnctl.inverting import Found, Inverter
-from attnctl.memory import peak_bytes, reset_peak
-from attnctl.planning import Lane, RunPlan, plan_run
 from attnctl.registry import Registry
 from attnctl.result import CoverageRow, EditResult, InversionReport, LaneResult, NoOpError, check_coverage
 from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler

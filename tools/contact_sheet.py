@@ -101,7 +101,7 @@ def edit_row(session: Any, row: Row, methods: tuple[str, ...], *, real: bool, se
 
 def lay_out(rows: list[tuple[Row, dict[str, Any]]], path: Path) -> None:
     """Draw the sheet: a heading per column, prompts under each row."""
-    from attnctl.strip import side_by_side
+    from attnctl.runs.strip import side_by_side
 
     images, labels = [], []
     columns = list(rows[0][1])
@@ -130,8 +130,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["generated", "real"])
     args = parser.parse_args()
     from attnctl.loading import load_model
+    from attnctl.runs.strip import side_by_side
     from attnctl.session import EditSession
-    from attnctl.strip import side_by_side
 
     random.seed(args.seed)
     session = EditSession(load_model(device="cpu"))

@@ -142,8 +142,8 @@ def prepare(pipe: Any, request: EditRequest, *, explicit: bool = False) -> Run:
         request: What to measure, from a generated source.
         explicit: Whether every layer keeps its map in memory, as published code does.
     """
-    from attnctl.attach import attached
-    from attnctl.engine import Engine
+    from attnctl.engine.attach import attached
+    from attnctl.engine.loop import Engine
     from attnctl.model import Model
     from attnctl.sampling import make_sampler
     from attnctl.session import EditSession

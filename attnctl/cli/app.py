@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from attnctl.cli.parser import build_parser
-from attnctl.cli.terminal import say, shorten
 from attnctl.command import CORE_COMMANDS
 from attnctl.errors import AttnctlError
+from attnctl.terminal import say, shorten
 
 DEBUG = "ATTNCTL_DEBUG"
 """Environment variable: with any value but 0, errors come with their traceback."""

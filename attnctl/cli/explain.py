@@ -6,7 +6,6 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.terminal import facts, plain, quoted, show, show_json, table
 from attnctl.cli.wanted import (
     assign_presets,
     assign_settings,
@@ -22,11 +21,12 @@ from attnctl.example import Example
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest
 from attnctl.sampling_names import SCHEDULERS
+from attnctl.terminal import facts, plain, quoted, show, show_json, table
 
 if TYPE_CHECKING:
+    from attnctl.engine.operation import Bound
+    from attnctl.engine.planning import RunPlan
     from attnctl.model import Model
-    from attnctl.operation import Bound
-    from attnctl.planning import RunPlan
     from attnctl.session import EditSession
 
 SOURCE_PROMPT, PROMPT = "a photo of a cat on a sofa", "a photo of a dog on a sofa"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from attnctl.cli.terminal import facts, plain, say, show, show_json, table
 from attnctl.command import Commands
 from attnctl.config import describe_fields, shown
 from attnctl.registry import Plugin, Registry
+from attnctl.terminal import facts, plain, say, show, show_json, table
 
 
 def methods(arguments: Namespace) -> int:
@@ -67,7 +67,7 @@ def _command_plugins() -> list[Plugin]:
 
 def doctor(arguments: Namespace) -> int:
     """Check the installation; 1 where nothing will work."""
-    from attnctl.doctor import as_data, examine, render, worst
+    from attnctl.doctor.examine import as_data, examine, render, worst
 
     checks = examine()
     if arguments.json:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attnctl.manifest import FileRecord, InputPicture, Manifest
 from attnctl.pictures import to_image
-from attnctl.runfolder import DEFAULT_ROOT, MANIFEST_NAME, RunFolder, open_run_folder
-from attnctl.strip import side_by_side
+from attnctl.runs.manifest import FileRecord, InputPicture, Manifest
+from attnctl.runs.runfolder import DEFAULT_ROOT, MANIFEST_NAME, RunFolder, open_run_folder
+from attnctl.runs.strip import side_by_side
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +83,7 @@ class RunOutput:
         mask: InputPicture | None = None,
     ) -> Manifest:
         """Write every picture of a finished run, the sheet and the record."""
-        from attnctl.record import describe_run
+        from attnctl.runs.describing import describe_run
 
         images = {lane.name: self._picture(lane) for lane in result.lanes}
         for lane in result.lanes:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attnctl import __version__
-from attnctl.cli.arguments import Parser, add_inversion_arguments, names, number, picture_size, whole
-from attnctl.cli.terminal import say
+from attnctl.arguments import Parser, add_inversion_arguments, names, number, picture_size, whole
 from attnctl.command import Command, Commands
 from attnctl.loading import DTYPES, EMBEDDED
 from attnctl.sampling_names import SCHEDULERS
+from attnctl.terminal import say
 
 _ABOUT = """\
 Attention-control image editing on diffusion models: draw a source picture and edits of it together, and let every

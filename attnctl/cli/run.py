@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from attnctl.cli.progress import RunProgress
 from attnctl.cli.summary import show_run
-from attnctl.cli.terminal import say
 from attnctl.cli.wanted import check_picture, kept_trajectories, read_request, wanted_model
 from attnctl.masks import check_users
 from attnctl.registry import Registry
+from attnctl.terminal import say
 
 if TYPE_CHECKING:
     from attnctl.cli.output import RunOutput
     from attnctl.events import Event
-    from attnctl.manifest import InputPicture
     from attnctl.model import Model
     from attnctl.pictures import LoadedPicture
     from attnctl.request import EditRequest
     from attnctl.result import EditResult, NoOpError
+    from attnctl.runs.manifest import InputPicture
 
 
 @dataclass
@@ -152,7 +152,7 @@ def _with_mask(arguments: Namespace, request: EditRequest, model: Model) -> tupl
 
 
 def _record(path: str, fit: str, loaded: LoadedPicture) -> InputPicture:
-    from attnctl.manifest import InputPicture
+    from attnctl.runs.manifest import InputPicture
 
     return InputPicture(
         path=path, sha256=loaded.sha256, original_size=loaded.original_size, fit=fit, notes=loaded.notes
@@ -169,7 +169,7 @@ def _raise_shortage(error: BaseException, where: str) -> None:
     """Turn running out of memory outside the denoising loop, which handles its own, into one line."""
     if "torch" not in sys.modules:
         return
-    from attnctl.memory import MemoryShortageError, is_shortage
+    from attnctl.engine.memory import MemoryShortageError, is_shortage
 
     if is_shortage(error):
         raise MemoryShortageError(

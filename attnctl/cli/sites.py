@@ -6,10 +6,10 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import get_args
 
-from attnctl.cli.terminal import show, show_json, table
 from attnctl.cli.wanted import check_model, wanted_model
 from attnctl.errors import unknown
 from attnctl.sites import Kind
+from attnctl.terminal import show, show_json, table
 
 
 def sites(arguments: Namespace) -> int:

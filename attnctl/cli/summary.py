@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attnctl.cli.progress import inversion_line
-from attnctl.cli.terminal import facts, plain, quoted, show, show_json, table
+from attnctl.terminal import facts, plain, quoted, show, show_json, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

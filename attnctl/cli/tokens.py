@@ -6,9 +6,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from attnctl.cli.terminal import facts, quoted, say, show, show_json, table
 from attnctl.errors import unknown
 from attnctl.loading import load_tokenizer
+from attnctl.terminal import facts, quoted, say, show, show_json, table
 from attnctl.tokens import Alignment, PromptTokens, align_tokens, align_words, differing_words, read_prompt
 
 WAYS = ("auto", "words", "tokens")

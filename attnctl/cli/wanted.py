@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.terminal import quoted, say, shorten
 from attnctl.config import parse_assignments
 from attnctl.errors import InputError, nearest_first, unknown
 from attnctl.example import Example
@@ -15,6 +14,7 @@ from attnctl.inversion import InversionSpec
 from attnctl.loading import DTYPES, inspect_folder, locate
 from attnctl.request import Edit, EditRequest
 from attnctl.sampling_names import SCHEDULERS
+from attnctl.terminal import quoted, say, shorten
 
 if TYPE_CHECKING:
     from attnctl.cache import TrajectoryCache
@@ -202,8 +202,8 @@ def check_picture(path: str, fit: str, size: tuple[int, int] | None) -> None:
     Raises:
         InputError: There is no such picture, it is damaged, or `fit` is unknown.
     """
-    from attnctl.decode import decode, regular_file
     from attnctl.pictures import FITS
+    from attnctl.runs.decode import decode, regular_file
 
     if fit not in FITS:
         raise unknown("fit", fit, FITS)

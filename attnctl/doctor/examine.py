@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
+from attnctl.doctor.importing import probe
+from attnctl.families.hubcache import hub_cache
 from attnctl.files import reason
-from attnctl.hubcache import hub_cache
-from attnctl.manifest import processor_name
-from attnctl.probe import probe
+from attnctl.runs.manifest import processor_name
 
 if TYPE_CHECKING:
     from rich.table import Table

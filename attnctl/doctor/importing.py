@@ -1,6 +1,6 @@
 """Importing each part of the stack and saying how that went, one JSON line per part.
 
-`attnctl.doctor` runs this in another process (``python -m attnctl.probe torch torchvision ...``): a broken
+`attnctl.doctor.examine` runs this in another process (``python -m attnctl.doctor.importing torch ...``): a broken
 binary extension may end the interpreter that imports it, and that must not be the doctor's.
 """
 
@@ -56,7 +56,7 @@ def _in_child(names: Sequence[str], timeout: float) -> tuple[dict[str, dict[str,
         folders.append(own)
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONIOENCODING": "utf-8"}
     variables.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "attnctl.probe", *names]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "attnctl.doctor.importing", *names]
     output = errors = ""
     try:
         done = subprocess.run(

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from attnctl.branches import Branches
+from attnctl.engine.features import resolve_features
+from attnctl.engine.operation import Bound, resolve
+from attnctl.engine.processor import ControlledProcessor, FeatureTap
 from attnctl.errors import ModelError
-from attnctl.features import resolve_features
-from attnctl.operation import Bound, resolve
-from attnctl.processor import ControlledProcessor, FeatureTap
 from attnctl.sites import Site
 from attnctl.steps import Step
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attnctl.attend import AttentionCall
 from attnctl.branches import Branches, LaneTensors, Row
+from attnctl.engine.operation import Bound, RowAction
 from attnctl.errors import PluginError
-from attnctl.operation import Bound, RowAction
 from attnctl.sites import Site
 from attnctl.steps import Step
 

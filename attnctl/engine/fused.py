@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from attnctl.attend import AttentionCall
 from attnctl.branches import LaneTensors, Row
+from attnctl.engine.operation import Bound, Operation, RowAction, RowTerm, shape_error
 from attnctl.errors import PluginError
-from attnctl.operation import Bound, Operation, RowAction, RowTerm, shape_error
 
 
 @dataclass

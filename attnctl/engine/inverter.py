@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attnctl.attach import Attachment
 from attnctl.cache import TrajectoryCache, trajectory_key
-from attnctl.engine import Engine
+from attnctl.engine.attach import Attachment
+from attnctl.engine.loop import Engine
+from attnctl.engine.planning import Lane
 from attnctl.events import Event, Inverted, Progress, Warned
 from attnctl.inversion import InversionCall, Trajectory
-from attnctl.planning import Lane
 from attnctl.result import InversionReport
 from attnctl.steps import steps_of
 

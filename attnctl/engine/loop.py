@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnctl.attach import Attachment, attached
 from attnctl.branches import HALVES, Branches, Half, LaneTensors, Row
 from attnctl.controller import Controller, GuidanceCall, StepCall
+from attnctl.engine.attach import Attachment, attached
+from attnctl.engine.memory import MemoryShortageError, is_shortage
+from attnctl.engine.operation import Bound
 from attnctl.errors import InputError, NumericsError, PluginError, SelectionError, unknown
-from attnctl.memory import MemoryShortageError, is_shortage
-from attnctl.operation import Bound
 from attnctl.sampling import DDIMGrid
 from attnctl.steps import Step
 
 if TYPE_CHECKING:
+    from attnctl.engine.planning import Lane
     from attnctl.model import Model, TextEncoding
-    from attnctl.planning import Lane
     from attnctl.sampling import Sampler
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from attnctl.branches import Half
-from attnctl.composing import compose
+from attnctl.engine.composing import compose
+from attnctl.engine.operation import Bound
 from attnctl.errors import InputError, PluginError, SelectionError, unknown
 from attnctl.masks import check_users, fit_mask
 from attnctl.method import EditMethod, EditPlan, ModelView, Source
-from attnctl.operation import Bound
 from attnctl.steps import Step
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from attnctl.engine.features import apply_features
+from attnctl.engine.fused import Projections, execute
+from attnctl.engine.operation import Operation, RowAction
 from attnctl.errors import ModelError
-from attnctl.features import apply_features
-from attnctl.fused import Projections, execute
-from attnctl.operation import Operation, RowAction
 from attnctl.sites import Site
 
 # Processors that build the map with bmm or call a foreign kernel: their attention cannot be intercepted.

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import torch
 
-from attnctl.hubcache import hub_snapshot
-from attnctl.manifest import (
+from attnctl.families.hubcache import hub_snapshot
+from attnctl.model import Model
+from attnctl.request import EditRequest
+from attnctl.result import EditResult, LaneResult
+from attnctl.runs.manifest import (
     CoverageRecord,
     DeviceRecord,
     FileRecord,
@@ -26,9 +29,6 @@ from attnctl.manifest import (
     model_fingerprint,
     processor_name,
 )
-from attnctl.model import Model
-from attnctl.request import EditRequest
-from attnctl.result import EditResult, LaneResult
 
 
 def describe_run(

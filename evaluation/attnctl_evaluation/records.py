@@ -223,9 +223,9 @@ class Header(_Row):
         cards: Metric cards by heading (`attnctl.metric.MetricCard.as_dict`).
         absent: Headings that could not be measured here, with the sentence that says why.
         settings: What every row shares: steps, guidance, size, scheduler, negative prompt.
-        model: `attnctl.manifest.ModelRecord` as plain data; empty for pictures that other code made.
-        environment: `attnctl.manifest.environment` as plain data.
-        device: `attnctl.manifest.DeviceRecord` as plain data.
+        model: `attnctl.runs.manifest.ModelRecord` as plain data; empty for pictures that other code made.
+        environment: `attnctl.runs.manifest.environment` as plain data.
+        device: `attnctl.runs.manifest.DeviceRecord` as plain data.
         config: The resolved configuration, as in ``compare.toml``.
     """
 

@@ -13,7 +13,7 @@ from attnctl.errors import InputError
 from attnctl.files import reason, sha256_of_file, shown
 
 if TYPE_CHECKING:
-    from attnctl.manifest import FileRecord, Manifest
+    from attnctl.runs.manifest import FileRecord, Manifest
 
 TOLERANCE = 40.0
 """PSNR in dB from which two pictures count as the same but for rounding; other hardware stays well above it."""
@@ -244,7 +244,7 @@ def verify_run(folder: Path, replaced: Replacements, tolerance: float, out: Path
         AttnctlError: The record is damaged, or the run cannot be carried out here.
     """
     from attnctl.cli.run import carry_out
-    from attnctl.manifest import Manifest
+    from attnctl.runs.manifest import Manifest
 
     manifest = Manifest.read(folder / "manifest.json")
     arguments = recorded_arguments(manifest, replaced, out)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from attnctl import decode
 from attnctl.errors import InputError, NumericsError
 from attnctl.files import sha256_of_file
 from attnctl.pictures import LoadedPicture, crop_box, load_picture, save_png, to_image
+from attnctl.runs import decode
 
 
 def levels(picture: LoadedPicture) -> np.ndarray:

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnctl.attach import Attachment
 from attnctl.attend import Attend
 from attnctl.controller import Controller
-from attnctl.engine import Engine
+from attnctl.engine.attach import Attachment
+from attnctl.engine.loop import Engine
+from attnctl.engine.planning import Lane
 from attnctl.errors import AttnctlError, InputError, ModelError, PluginError, SelectionError
 from attnctl.inversion import InversionSpec
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.model import Model, check_supported
-from attnctl.planning import Lane
 from attnctl.request import Edit, EditRequest
 from attnctl.result import NoOpError
 from attnctl.sampling import make_sampler

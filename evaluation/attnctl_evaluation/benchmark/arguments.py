@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.terminal import shorten
 from attnctl.config import parse_assignments
 from attnctl.errors import InputError, unknown
+from attnctl.terminal import shorten
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, CompareSpec, build_spec, read_toml
 from attnctl_evaluation.records import HEADER_NAME
 

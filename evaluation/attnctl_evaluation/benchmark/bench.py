@@ -47,9 +47,9 @@ class Facts(BaseModel):
     """What a header says that is known only where the model runs; equal on all workers of a run.
 
     Attributes:
-        model: `attnctl.manifest.ModelRecord` as plain data.
-        device: `attnctl.manifest.DeviceRecord` as plain data.
-        environment: `attnctl.manifest.EnvironmentRecord` as plain data.
+        model: `attnctl.runs.manifest.ModelRecord` as plain data.
+        device: `attnctl.runs.manifest.DeviceRecord` as plain data.
+        environment: `attnctl.runs.manifest.EnvironmentRecord` as plain data.
         size: Picture (height, width).
         cards: Metric cards by heading.
         absent: Headings that cannot be measured here, and why.
@@ -129,8 +129,8 @@ class Bench:
     @cached_property
     def facts(self) -> Facts:
         """What the header says of this process's part."""
-        from attnctl.manifest import environment
-        from attnctl.record import describe_device, describe_model
+        from attnctl.runs.describing import describe_device, describe_model
+        from attnctl.runs.manifest import environment
 
         model = self.session.model
         device = describe_device(model.device, model.dtype).model_dump(mode="json")
@@ -267,7 +267,7 @@ def failure_of(error: BaseException) -> Failure:
     """Return an exception as a row keeps it: one line, the same in every run."""
     import re
 
-    from attnctl.cli.terminal import one_line, shorten
+    from attnctl.terminal import one_line, shorten
 
     if isinstance(error, AttnctlError):
         text, hint = error.message, error.hint

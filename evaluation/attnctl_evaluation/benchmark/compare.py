@@ -13,7 +13,7 @@ from typing import Protocol
 from attnctl.dataset import Case, Dataset
 from attnctl.files import slug
 from attnctl.registry import Registry
-from attnctl.runfolder import DEFAULT_ROOT
+from attnctl.runs.runfolder import DEFAULT_ROOT
 from attnctl_evaluation.benchmark.bench import Bench, Facts, JobResult
 from attnctl_evaluation.benchmark.header import make_header
 from attnctl_evaluation.benchmark.plan import Job, Shard, canonical, choose_cases, make_jobs

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
-from attnctl.cli.terminal import say
 from attnctl.dataset import Case
 from attnctl.errors import AttnctlError
+from attnctl.terminal import say
 from attnctl_evaluation.benchmark.bench import Facts, JobResult
 from attnctl_evaluation.benchmark.plan import Job
 from attnctl_evaluation.benchmark.spec import CompareSpec, differences

@@ -210,7 +210,7 @@ def read_output(path: Path, *, strip: bool = False) -> Image:
     Raises:
         InputError: It cannot be read.
     """
-    from attnctl.decode import decode, regular_file
+    from attnctl.runs.decode import decode, regular_file
 
     picture, _ = decode(regular_file(path))
     if strip and picture.width > picture.height:
@@ -252,8 +252,8 @@ def _header(spec: OutputsSpec, dataset: Dataset, panel: Panel, labels: Sequence[
     """Return the header; what the other code did is not known, and nothing is said of it."""
     import torch
 
-    from attnctl.manifest import environment
-    from attnctl.record import describe_device
+    from attnctl.runs.describing import describe_device
+    from attnctl.runs.manifest import environment
 
     entries: list[MethodEntry] = []
     for label in labels:

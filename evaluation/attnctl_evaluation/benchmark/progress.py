@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from attnctl.cli.terminal import say
+from attnctl.terminal import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from attnctl.planning import RunPlan
+    from attnctl.engine.planning import RunPlan
     from attnctl.request import EditRequest
 
 _NO_OP_HINT = "`attnctl explain` shows what was to act where"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.terminal import facts, plain, say, shorten, show, show_json, table
+from attnctl.terminal import facts, plain, say, shorten, show, show_json, table
 from attnctl_evaluation.records import Results
 
 if TYPE_CHECKING:

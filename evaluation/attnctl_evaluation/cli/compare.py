@@ -11,7 +11,7 @@ from attnctl.command import Command
 from attnctl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from attnctl.cli.arguments import Parser
+    from attnctl.arguments import Parser
 
 
 class Compare(Command):
@@ -35,7 +35,7 @@ class Compare(Command):
 
     def add_arguments(self, parser: Parser) -> None:
         """Add what the command takes."""
-        from attnctl.cli.arguments import names
+        from attnctl.arguments import names
 
         parser.add_argument(
             "file", nargs="?", metavar="FILE",
@@ -94,7 +94,7 @@ def _what(group: object, names: object) -> None:
 
 
 def _sampling(group: object) -> None:
-    from attnctl.cli.arguments import number, picture_size, whole
+    from attnctl.arguments import number, picture_size, whole
     from attnctl.loading import DTYPES, EMBEDDED
     from attnctl.sampling_names import SCHEDULERS
 
@@ -114,7 +114,7 @@ def _sampling(group: object) -> None:
 
 
 def _how(group: object) -> None:
-    from attnctl.cli.arguments import whole
+    from attnctl.arguments import whole
 
     add = group.add_argument  # type: ignore[attr-defined]
     add("--out", metavar="FOLDER", help="folder to write to, or to continue; default: one in attnctl-runs that is named after what is asked, so that asking again continues")  # fmt: skip # noqa: E501
@@ -130,7 +130,7 @@ def _how(group: object) -> None:
 
 def seed_list(text: str) -> list[int]:
     """Read ``3`` as the seeds 0, 1 and 2, and ``4,7`` or ``4,`` as these seeds."""
-    from attnctl.cli.terminal import quoted
+    from attnctl.terminal import quoted
 
     if not re.fullmatch(r"\s*[0-9]{1,10}\s*(,\s*[0-9]{1,10}\s*)*,?\s*", text):
         raise ArgumentTypeError(f"expected a number of seeds or seeds separated by commas, found {quoted(text)}")

@@ -10,7 +10,7 @@ from attnctl.command import Command
 from attnctl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from attnctl.cli.arguments import Parser
+    from attnctl.arguments import Parser
     from attnctl.registry import Registry
 
 
@@ -31,7 +31,7 @@ class Eval(Command):
 
     def add_arguments(self, parser: Parser) -> None:
         """Add what the command takes."""
-        from attnctl.cli.arguments import names, whole
+        from attnctl.arguments import names, whole
 
         add = parser.add_argument
         add("--outputs", metavar="FOLDER", required=True, help="METHOD/CASE.png or CASE.png, other kinds of pictures and folders between included")  # fmt: skip # noqa: E501
@@ -57,7 +57,7 @@ class Eval(Command):
         from attnctl.files import slug
         from attnctl.loading import pick_device
         from attnctl.registry import Registry
-        from attnctl.runfolder import DEFAULT_ROOT
+        from attnctl.runs.runfolder import DEFAULT_ROOT
         from attnctl_evaluation.benchmark.compare import Outcome
         from attnctl_evaluation.benchmark.outputs import OutputsSpec, check_folder, evaluate, find_outputs
         from attnctl_evaluation.benchmark.plan import choose_cases

@@ -11,7 +11,7 @@ from attnctl.command import Command
 from attnctl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from attnctl.cli.arguments import Parser
+    from attnctl.arguments import Parser
     from attnctl.registry import Registry
 
 
@@ -43,8 +43,8 @@ class Metrics(Command):
     def run(self, arguments: Namespace) -> int:
         """List or show."""
         from attnctl.cli.listing import warn_of_broken
-        from attnctl.cli.terminal import show, show_json, table
         from attnctl.registry import Registry
+        from attnctl.terminal import show, show_json, table
         from attnctl_evaluation.metrics.protocols import PROTOCOLS
 
         registry = Registry.load(arguments.plugins)
@@ -86,9 +86,9 @@ def _metric_data(registry: Registry, name: str) -> dict[str, Any]:
 
 
 def _show_metric(registry: Registry, arguments: Namespace) -> int:
-    from attnctl.cli.terminal import facts, plain, show, show_json
     from attnctl.config import parse_assignments
     from attnctl.metric import UnavailableError
+    from attnctl.terminal import facts, plain, show, show_json
 
     metric = registry.make_metric(arguments.name, parse_assignments(arguments.settings))
     data = _metric_data(registry, arguments.name)
@@ -114,7 +114,7 @@ def _shown(value: Any) -> str:
 
 def _head(data: Mapping[str, Any]) -> list[Any]:
     """Lay out what metrics and data sets have in common."""
-    from attnctl.cli.terminal import facts, plain, table
+    from attnctl.terminal import facts, plain, table
 
     about = [("paper", data["paper"]), ("plugin", data["plugin"])]
     if data.get("needs"):
@@ -140,7 +140,7 @@ def _protocol_data(name: str) -> dict[str, Any]:
 
 
 def _show_protocol(name: str, as_json: bool) -> int:
-    from attnctl.cli.terminal import plain, show, show_json, table
+    from attnctl.terminal import plain, show, show_json, table
 
     data = _protocol_data(name)
     if as_json:
@@ -176,8 +176,8 @@ class Datasets(Command):
     def run(self, arguments: Namespace) -> int:
         """List or show."""
         from attnctl.cli.listing import warn_of_broken
-        from attnctl.cli.terminal import show, show_json, table
         from attnctl.registry import Registry
+        from attnctl.terminal import show, show_json, table
 
         registry = Registry.load(arguments.plugins)
         if arguments.name is not None:
@@ -217,10 +217,10 @@ def _dataset_data(registry: Registry, name: str) -> dict[str, Any]:
 
 
 def _show_dataset(registry: Registry, arguments: Namespace) -> int:
-    from attnctl.cli.terminal import facts, plain, show, show_json, table
     from attnctl.config import parse_assignments
     from attnctl.dataset import DatasetSpec
     from attnctl.errors import unknown
+    from attnctl.terminal import facts, plain, show, show_json, table
 
     spec = DatasetSpec.parse(arguments.name)
     settings = parse_assignments(arguments.settings)

@@ -10,7 +10,7 @@ from attnctl.command import Command
 from attnctl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from attnctl.cli.arguments import Parser
+    from attnctl.arguments import Parser
 
 
 class Merge(Command):
@@ -34,7 +34,7 @@ class Merge(Command):
 
     def run(self, arguments: Namespace) -> int:
         """Merge."""
-        from attnctl.cli.terminal import plain, say, show, show_json
+        from attnctl.terminal import plain, say, show, show_json
         from attnctl_evaluation.benchmark.merge import merge
 
         parts = [Path(part).expanduser() for part in arguments.parts]

@@ -10,7 +10,7 @@ from attnctl.command import Command
 from attnctl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from attnctl.cli.arguments import Parser
+    from attnctl.arguments import Parser
 
 _SHOWN_PROBLEMS = 3
 
@@ -60,7 +60,7 @@ class Report(Command):
         import logging
         import sys
 
-        from attnctl.cli.terminal import say
+        from attnctl.terminal import say
         from attnctl_evaluation.report.writer import FORMATS, build, format_of, write
 
         # On its first use it tells everyone that it looks for fonts, of which the figure needs none.
@@ -102,7 +102,7 @@ def _check(place: Path) -> None:
 
 
 def _megabytes(text: str) -> float:
-    from attnctl.cli.arguments import number
+    from attnctl.arguments import number
 
     value = number(text)
     if not 0 <= value <= 2000:
@@ -111,7 +111,7 @@ def _megabytes(text: str) -> float:
 
 
 def _pixels(text: str) -> int:
-    from attnctl.cli.arguments import whole
+    from attnctl.arguments import whole
 
     value = whole(text)
     if not 16 <= value <= 4096:

@@ -10,7 +10,7 @@ from attnctl.command import Command
 from attnctl.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from attnctl.cli.arguments import Parser
+    from attnctl.arguments import Parser
     from attnctl_evaluation.verify import Verdict
 
 
@@ -32,7 +32,7 @@ class Verify(Command):
 
     def add_arguments(self, parser: Parser) -> None:
         """Add what the command takes."""
-        from attnctl.cli.arguments import number, whole
+        from attnctl.arguments import number, whole
         from attnctl_evaluation.verify import TOLERANCE
 
         parser.add_argument("run", metavar="RUN", help="the run's folder")
@@ -61,9 +61,9 @@ class Verify(Command):
         """Do it again and compare."""
         import tempfile
 
-        from attnctl.cli.terminal import show_json
         from attnctl.errors import InputError
-        from attnctl.runfolder import open_run_folder
+        from attnctl.runs.runfolder import open_run_folder
+        from attnctl.terminal import show_json
 
         if arguments.sample is not None and arguments.sample < 1:
             raise InputError(
@@ -101,7 +101,7 @@ def _verify(folder: Path, arguments: Namespace, out: Path) -> Verdict:
 
 
 def _show(verdict: Verdict) -> None:
-    from attnctl.cli.terminal import plain, show, table
+    from attnctl.terminal import plain, show, table
     from attnctl_evaluation.verify import worst_first
 
     rows = [

@@ -146,7 +146,7 @@ def case_id(text: str, taken: set[str]) -> str:
 
 def missing_picture(path: Path) -> str:
     """Return why a picture file cannot be used, or an empty string; looks at the file's existence alone."""
-    from attnctl.decode import regular_file
+    from attnctl.runs.decode import regular_file
 
     try:
         regular_file(path)
@@ -208,7 +208,7 @@ def file_mask(path: Path) -> MaskLoader:
     def make() -> NDArray[np.bool_]:
         import numpy as np
 
-        from attnctl.decode import decode, regular_file
+        from attnctl.runs.decode import decode, regular_file
 
         levels = np.asarray(decode(regular_file(path))[0].convert("L"))
         return np.asarray(levels > 127)

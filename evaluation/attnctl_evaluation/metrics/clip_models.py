@@ -238,7 +238,7 @@ _HINT = "allow the download with --set clip-score.download=true, or name weights
 
 
 def _check_cached(hub: str, download: bool) -> None:
-    from attnctl.hubcache import hub_snapshot
+    from attnctl.families.hubcache import hub_snapshot
 
     snapshot = hub_snapshot(hub)
     kept = snapshot is not None and any(p.suffix in {".safetensors", ".bin", ".pt"} for p in snapshot.iterdir())
@@ -251,7 +251,7 @@ class _TransformersEncoder(Encoder):
 
     def __init__(self, model: str, download: bool, device: str) -> None:
         super().__init__()
-        from attnctl.hubcache import hub_snapshot
+        from attnctl.families.hubcache import hub_snapshot
 
         folder = Path(model).expanduser() if Path(model).expanduser().is_dir() else hub_snapshot(model)
         if folder is None and not download:

@@ -185,7 +185,7 @@ def _load(model: str, weights: str, download: bool, device: str) -> tuple[Any, s
 
 def _find(model: str, given: str) -> tuple[Path | None, str]:
     """Return a file with weights on this machine, if there is one, and what to call it."""
-    from attnctl.hubcache import hub_snapshot
+    from attnctl.families.hubcache import hub_snapshot
 
     if given:
         path = Path(given).expanduser()

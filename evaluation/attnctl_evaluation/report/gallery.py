@@ -139,7 +139,7 @@ class Gallery:
 
     def _beside(self, source: _Source) -> Picture:
         """Write a picture, and a thumbnail where it is much smaller, into the folder; what is there is kept."""
-        from attnctl.decode import decode
+        from attnctl.runs.decode import decode
 
         kind = source.kind or "png"
         full, small = f"{source.digest}.{kind}", f"{source.digest}-t.webp"
@@ -176,7 +176,7 @@ class Gallery:
 
 
 def _read(root: Path, name: str) -> _Source:
-    from attnctl.decode import decode, regular_file
+    from attnctl.runs.decode import decode, regular_file
 
     base = root.resolve()
     path = (base / name).resolve()
@@ -198,7 +198,7 @@ def _kind(data: bytes) -> str:
 
 
 def _embedded(source: _Source) -> Picture:
-    from attnctl.decode import decode
+    from attnctl.runs.decode import decode
 
     kind, data = source.kind, b""
     if source.kind and source.size <= _EMBED_AS_IS:

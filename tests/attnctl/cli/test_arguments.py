@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import attnctl
-from attnctl.cli.arguments import picture_size
-from attnctl.cli.terminal import one_line, shorten, show_json
+from attnctl.arguments import picture_size
+from attnctl.terminal import one_line, shorten, show_json
 
 HEAVY = {"accelerate", "diffusers", "peft", "torch", "torchvision", "transformers"}
 

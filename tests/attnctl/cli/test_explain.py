@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnctl.manifest import Manifest
+from attnctl.runs.manifest import Manifest
 
 LAYERS = "layers 2-3 (4x4), layers 4-5 (2x2), layers 6 (1x1), layers 7-9 (2x2), layers 10-12 (4x4)"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from attnctl.cli.terminal import one_line
+from attnctl.terminal import one_line
 
 PAIR = ["--source-prompt", "a red car", "--prompt", "a blue car"]
 TROUBLE = str(Path(__file__).with_name("plugin_for_tests.py"))

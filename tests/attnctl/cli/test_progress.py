@@ -9,9 +9,9 @@ from contextlib import redirect_stderr
 import pytest
 
 from attnctl.cli.progress import RunProgress, inversion_line
-from attnctl.cli.terminal import say
 from attnctl.events import Inverted, Progress, Warned
 from attnctl.result import InversionReport
+from attnctl.terminal import say
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnctl.manifest import Manifest
+from attnctl.runs.manifest import Manifest
 
 PAIR = ["--source-prompt", "a red car on a road", "--prompt", "a blue car on a road"]
 TROUBLE = str(Path(__file__).with_name("plugin_for_tests.py"))

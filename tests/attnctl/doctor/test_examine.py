@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from attnctl import doctor
-from attnctl.doctor import Check, as_data, check_versions, examine, render, worst
-from attnctl.probe import probe
+from attnctl.doctor import examine as doctor
+from attnctl.doctor.examine import Check, as_data, check_versions, examine, render, worst
+from attnctl.doctor.importing import probe
 
 
 @pytest.fixture

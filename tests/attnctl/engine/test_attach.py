@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from attnctl.attach import attached, reject_compiled
 from attnctl.attend import Attend
 from attnctl.controller import Controller
+from attnctl.engine.attach import attached, reject_compiled
+from attnctl.engine.operation import Bound
+from attnctl.engine.processor import ControlledProcessor
 from attnctl.errors import ModelError
 from attnctl.model import Model
-from attnctl.operation import Bound
-from attnctl.processor import ControlledProcessor
 from attnctl.session import Progress
 from attnctl.sites import Where
 from attnctl.testing.conformance import fingerprint

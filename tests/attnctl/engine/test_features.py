@@ -11,10 +11,10 @@ from torch import Tensor
 
 from attnctl.branches import Branches, Row
 from attnctl.controller import Controller
+from attnctl.engine.features import apply_features, resolve_features
+from attnctl.engine.operation import Bound
 from attnctl.errors import PluginError
-from attnctl.features import apply_features, resolve_features
 from attnctl.model import Model
-from attnctl.operation import Bound
 from attnctl.sites import Site, Where
 from attnctl.steps import Step
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from attnctl.engine.inverter import Inverter, _poor, psnr
+from attnctl.engine.planning import Lane
 from attnctl.events import Inverted, Warned
 from attnctl.inversion import InversionSpec
-from attnctl.inverting import Inverter, _poor, psnr
-from attnctl.planning import Lane
 from attnctl.sampling import make_sampler
 from attnctl.session import EditSession
 

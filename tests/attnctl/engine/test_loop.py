@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attnctl.attend import Attend
 from attnctl.controller import Controller, Observation, StepCall
+from attnctl.engine.memory import MemoryShortageError
 from attnctl.errors import NumericsError, PluginError, SelectionError
-from attnctl.memory import MemoryShortageError
 from attnctl.model import Model
 from attnctl.request import EditRequest
 from attnctl.result import NoOpError

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from attnctl.controller import Controller, Observation, StepCall
+from attnctl.engine.fused import explicit_map
 from attnctl.errors import PluginError
-from attnctl.fused import explicit_map
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest
@@ -104,8 +104,8 @@ def test_a_text_may_be_a_weighted_sum() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_masks_may_be_added_to_logits(dtype: torch.dtype) -> None:
     """A row of the most negative numbers is a mean; never NaN. Those of float16 are too small to swallow a logit."""
-    from attnctl.fused import Projections, _sum_terms
-    from attnctl.operation import RowTerm
+    from attnctl.engine.fused import Projections, _sum_terms
+    from attnctl.engine.operation import RowTerm
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 6, 4, generator=generator).to(dtype) for _ in range(3))

@@ -12,11 +12,11 @@ from torch import Tensor
 from attnctl.attend import Attend
 from attnctl.branches import Branches, Row
 from attnctl.controller import Controller
+from attnctl.engine.fused import explicit_map
+from attnctl.engine.operation import Bound, Operation, resolve
+from attnctl.engine.processor import ControlledProcessor
 from attnctl.errors import ModelError
-from attnctl.fused import explicit_map
 from attnctl.model import Model
-from attnctl.operation import Bound, Operation, resolve
-from attnctl.processor import ControlledProcessor
 from attnctl.sites import Site, Where
 from attnctl.steps import Step
 from attnctl.testing.conformance import distance

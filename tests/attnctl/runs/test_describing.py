@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from attnctl.loading import load_model
-from attnctl.manifest import (
+from attnctl.pictures import load_picture, to_image
+from attnctl.request import Edit, EditRequest
+from attnctl.result import CoverageRow, InversionReport
+from attnctl.runs.describing import describe_device, describe_model, describe_run
+from attnctl.runs.manifest import (
     CoverageRecord,
     FileRecord,
     InversionRecord,
@@ -17,13 +21,9 @@ from attnctl.manifest import (
     model_files,
     model_fingerprint,
 )
-from attnctl.pictures import load_picture, to_image
-from attnctl.record import describe_device, describe_model, describe_run
-from attnctl.request import Edit, EditRequest
-from attnctl.result import CoverageRow, InversionReport
-from attnctl.runfolder import open_run_folder
+from attnctl.runs.runfolder import open_run_folder
+from attnctl.runs.strip import side_by_side
 from attnctl.session import EditSession
-from attnctl.strip import side_by_side
 from attnctl.testing.tiny import tiny_sd
 
 

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 import attnctl
 from attnctl.errors import InputError
+from attnctl.families.hubcache import hub_cache, hub_snapshot
 from attnctl.files import sha256_of_file
-from attnctl.hubcache import hub_cache, hub_snapshot
-from attnctl.manifest import (
+from attnctl.runs.manifest import (
     SCHEMA_VERSION,
     CoverageRecord,
     DeviceRecord,
@@ -149,7 +149,7 @@ def test_a_record_that_cannot_be_read_is_named_in_one_line(tmp_path, content, wo
 
 def test_the_environment_names_the_stack_without_importing_it():
     code = (
-        "import sys; from attnctl.manifest import environment; e = environment();"
+        "import sys; from attnctl.runs.manifest import environment; e = environment();"
         "bad = {'torch', 'diffusers', 'transformers', 'numpy', 'PIL'} & set(sys.modules);"
         "print(e.model_dump_json()); sys.exit(bool(bad))"
     )
@@ -166,7 +166,7 @@ def test_the_environment_names_the_stack_without_importing_it():
 
 
 def test_a_package_that_is_not_installed_is_none(monkeypatch):
-    monkeypatch.setattr("attnctl.manifest.STACK", ("no-such-distribution",))
+    monkeypatch.setattr("attnctl.runs.manifest.STACK", ("no-such-distribution",))
     assert environment().packages == {"no-such-distribution": None}
 
 
@@ -252,7 +252,7 @@ def test_a_variant_alone_is_taken(folder):
 
 def test_files_are_hashed_once(folder, monkeypatch):
     first = model_fingerprint(folder)
-    monkeypatch.setattr("attnctl.manifest.sha256_of_file", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("attnctl.runs.manifest.sha256_of_file", lambda path: pytest.fail(f"{path} was read again"))
     assert model_fingerprint(folder) == first
 
 
@@ -278,7 +278,7 @@ def test_the_hub_cache_obeys_the_hub_variables(monkeypatch, tmp_path):
 
 def test_the_hub_cache_is_where_the_client_looks():
     code = (
-        "from huggingface_hub.constants import HF_HUB_CACHE; from attnctl.hubcache import hub_cache;"
+        "from huggingface_hub.constants import HF_HUB_CACHE; from attnctl.families.hubcache import hub_cache;"
         "print(HF_HUB_CACHE); print(hub_cache())"
     )
     for extra in ({}, {"HF_HOME": "/a"}, {"HF_HUB_CACHE": "/b"}, {"XDG_CACHE_HOME": "/c"}):

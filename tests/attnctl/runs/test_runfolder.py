@@ -12,7 +12,7 @@ from PIL import Image
 
 from attnctl.errors import InputError
 from attnctl.files import sha256_of_file
-from attnctl.runfolder import RunFolder, open_run_folder
+from attnctl.runs.runfolder import RunFolder, open_run_folder
 
 
 def test_fresh_folders_count_up(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from attnctl.strip import MAX_LINES, caption, side_by_side
+from attnctl.runs.strip import MAX_LINES, caption, side_by_side
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 

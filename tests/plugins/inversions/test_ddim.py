@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from attnctl.attach import Attachment
-from attnctl.engine import Engine
+from attnctl.engine.attach import Attachment
+from attnctl.engine.loop import Engine
+from attnctl.engine.planning import Lane
 from attnctl.inversion import InversionCall, InversionSpec, Trajectory
 from attnctl.loading import load_model
 from attnctl.model import Model
-from attnctl.planning import Lane
 from attnctl.request import Edit, EditRequest
 from attnctl.sampling import DDIMGrid, make_sampler
 from attnctl.session import EditSession, Inverted, Progress
