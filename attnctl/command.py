@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from attnctl import hookspecs
 from attnctl.errors import PluginError
+from attnctl.hookspecs import hookspec
 
 if TYPE_CHECKING:
     from attnctl.arguments import Parser
@@ -71,6 +74,11 @@ class Command(ABC):
         """
 
 
+@hookspec
+def attnctl_commands() -> list[type[Command]]:  # type: ignore[empty-body]
+    """Return commands; heard in modules of the entry point group ``attnctl.commands`` alone."""
+
+
 @dataclass
 class Commands:
     """What the entry points of commands provide.
@@ -112,10 +120,9 @@ class Commands:
         """
         import pluggy
 
-        from attnctl import hookspecs
-
         manager = pluggy.PluginManager("attnctl")
         manager.add_hookspecs(hookspecs)
+        manager.add_hookspecs(sys.modules[__name__])
         manager.register(plugin, owner)
         manager.check_pending()
         given: list[Any] = [item for classes in manager.hook.attnctl_commands() for item in classes]

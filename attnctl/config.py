@@ -9,7 +9,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from attnctl.errors import InputError, unknown
-from attnctl.method import MethodConfig
+from attnctl.plugin import Settings
 
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, str]:
@@ -27,7 +27,7 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def build_config(kind: type[MethodConfig], settings: Mapping[str, Any], *, owner: str) -> MethodConfig:
+def build_config(kind: type[Settings], settings: Mapping[str, Any], *, owner: str) -> Settings:
     """Validate settings; strings are read as JSON where the field is not itself a string.
 
     Args:
@@ -56,7 +56,7 @@ def build_config(kind: type[MethodConfig], settings: Mapping[str, Any], *, owner
         ) from None
 
 
-def _read(kind: type[MethodConfig], name: str, value: Any) -> Any:
+def _read(kind: type[Settings], name: str, value: Any) -> Any:
     """Turn text into a field's type: as JSON, as a list without brackets, as ranges of whole numbers, as it is."""
     if not isinstance(value, str):
         return value
@@ -102,7 +102,7 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def describe_fields(kind: type[MethodConfig]) -> list[dict[str, str]]:
+def describe_fields(kind: type[Settings]) -> list[dict[str, str]]:
     """Return one row per field for tables: ``name``, ``default``, ``range``, ``description``."""
     schema = kind.model_json_schema().get("properties", {})
     rows = []

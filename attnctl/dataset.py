@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnctl.errors import InputError
-from attnctl.method import MethodConfig, Preset
+from attnctl.plugin import Plugin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,32 +82,18 @@ class Case:
         }
 
 
-class Dataset(ABC):
-    """A plugin that gives cases.
+class Dataset(Plugin):
+    """A plugin that gives cases; presets are for example sizes, and ``NAME/PRESET`` asks for one.
+
+    One that reads files has a setting ``path``.
 
     Attributes:
-        name: Registered name.
-        summary: One sentence for tables.
-        paper: Where it comes from.
-        bibtex: Citation entry, if there is one.
-        presets: Named settings, for example sizes; ``NAME/PRESET`` asks for one.
         default_preset: The preset that ``NAME`` alone means; empty: none.
         needs_path: Whether it reads files that the user has: ``NAME:PATH``.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    bibtex: ClassVar[str] = ""
-    presets: ClassVar[Mapping[str, Preset]] = {}
     default_preset: ClassVar[str] = ""
     needs_path: ClassVar[bool] = False
-
-    class Config(MethodConfig):
-        """Settings; a data set that reads files has a field ``path``."""
-
-    def __init__(self, config: MethodConfig | None = None) -> None:
-        self.config: Any = config if config is not None else self.Config()
 
     @abstractmethod
     def cases(self) -> Sequence[Case]:

@@ -12,6 +12,7 @@ from attnctl.errors import ModelError
 from attnctl.loading import locate
 
 if TYPE_CHECKING:
+    from attnctl.model import Model
     from attnctl.registry import Registry
 
 STEPS, GUIDANCE = 50, 7.5
@@ -47,6 +48,15 @@ class Example:
         """
         location, single_file = locate(model)
         return cls() if location is None or single_file else cls.read(location)
+
+    @classmethod
+    def beside(cls, model: Model) -> Example:
+        """Read the example of a loaded model, in its folder; an empty one where it has none.
+
+        Raises:
+            ModelError: Its example is damaged.
+        """
+        return cls.read(model.folder) if model.folder else cls()
 
     @classmethod
     def read(cls, folder: Path) -> Example:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from attnctl.command import Command
     from attnctl.dataset import Dataset
     from attnctl.inversion import Inversion
     from attnctl.method import EditMethod
@@ -41,8 +40,3 @@ def attnctl_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
 @hookspec
 def attnctl_datasets() -> list[type[Dataset]]:  # type: ignore[empty-body]
     """Return data sets."""
-
-
-@hookspec
-def attnctl_commands() -> list[type[Command]]:  # type: ignore[empty-body]
-    """Return commands; heard in modules of the entry point group ``attnctl.commands`` alone."""

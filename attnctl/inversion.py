@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from attnctl.method import MethodConfig, Preset
+from attnctl.plugin import Plugin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,16 +96,11 @@ class InversionCall:
     tick: Callable[[int, int], None] = lambda done, total: None
 
 
-class Inversion(ABC):
+class Inversion(Plugin):
     """A plugin that turns a picture's latents into a `Trajectory`; independent of the method that edits.
 
     Attributes:
-        name: Registered name.
-        summary: One sentence for tables.
-        paper: Where it comes from.
-        bibtex: Citation entry, if there is one.
         version: Counts up when the same settings give another trajectory; trajectories kept on disk are then made anew.
-        presets: Named settings; a setting called ``preset`` asks for one.
         pin: How a source lane follows the trajectory when the method does not say (see `attnctl.method.Source`); an
             instance may set its own.
         needs_prompt: Whether it is of no use without a source prompt.
@@ -115,22 +110,11 @@ class Inversion(ABC):
             that differ in these alone share one. An instance may set its own.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    bibtex: ClassVar[str] = ""
     version: ClassVar[int] = 1
-    presets: ClassVar[Mapping[str, Preset]] = {}
     pin: Literal["none", "start", "end"] = "none"
     needs_prompt: ClassVar[bool] = False
     replaces_uncond: ClassVar[bool] = False
     reads_lane: bool = True
-
-    class Config(MethodConfig):
-        """Settings; empty unless the inversion has some."""
-
-    def __init__(self, config: MethodConfig | None = None) -> None:
-        self.config: Any = config if config is not None else self.Config()
 
     def rows(self, steps: int) -> int | None:
         """Return how many denoiser rows `invert` takes for a schedule of so many steps; None if it depends."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from attnctl.controller import Controller
+from attnctl.plugin import Plugin, Preset, Settings
+
+__all__ = ["EditMethod", "EditPlan", "MethodConfig", "ModelView", "Preset", "Source"]
 
 if TYPE_CHECKING:
     from attnctl.inversion import InversionSpec
@@ -17,26 +17,8 @@ if TYPE_CHECKING:
     from attnctl.sites import Site
 
 
-class MethodConfig(BaseModel):
-    """Base of a plugin's nested ``Config``: every field described and bounded; unknown keys are refused.
-
-    The fields become ``--set name=value``, the validation and the documentation table.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Named settings with the place they come from.
-
-    Attributes:
-        settings: Values by field name.
-        summary: What they reproduce.
-    """
-
-    settings: Mapping[str, Any]
-    summary: str
+MethodConfig = Settings
+"""What methods call `attnctl.plugin.Settings`."""
 
 
 @dataclass(frozen=True)
@@ -100,34 +82,18 @@ class ModelView:
     device: str = "cpu"
 
 
-class EditMethod(ABC):
+class EditMethod(Plugin):
     """A plugin that edits: one file, one class, nothing else mentions it.
 
     Attributes:
-        name: Registered name.
-        summary: One sentence for tables.
-        paper: Where it comes from, for example ``arXiv:2403.03431``.
-        bibtex: Citation entry, if there is one.
         needs_source_prompt: Whether a real picture needs a source prompt.
-        presets: Named settings.
         no_op: Whether doing nothing is what it is for, so that coverage is not asked of it.
         uses_mask: Whether it heeds `PlanRequest.mask`.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    bibtex: ClassVar[str] = ""
     needs_source_prompt: ClassVar[bool] = False
-    presets: ClassVar[Mapping[str, Preset]] = {}
     no_op: ClassVar[bool] = False
     uses_mask: ClassVar[bool] = False
-
-    class Config(MethodConfig):
-        """Settings; empty unless the method has some."""
-
-    def __init__(self, config: MethodConfig | None = None) -> None:
-        self.config: Any = config if config is not None else self.Config()
 
     @abstractmethod
     def plan(self, request: PlanRequest, model: ModelView) -> EditPlan:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attnctl.errors import AttnctlError, PluginError
-from attnctl.method import MethodConfig, Preset
+from attnctl.plugin import Plugin, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,36 +153,23 @@ class Sample:
             raise PluginError(f"the mask has shape {tuple(self.mask.shape)}, the edited picture {shape[1:]}")
 
 
-class Metric(ABC):
+class Metric(Plugin):
     """A plugin that judges pictures: one instance is one column.
 
     Every picture is measured alone, so the number of samples in a call never changes a value.
 
     Attributes:
-        name: Registered name.
-        summary: One sentence for tables.
-        paper: Where it comes from.
-        bibtex: Citation entry, if there is one.
-        presets: Named settings.
         better: Which direction is better, for tables; the card says it for the instance.
         needs: What a sample must have, unless `required` says otherwise; a sample without gets
             ``Score(None, "no mask")``.
         device: Where networks run.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    bibtex: ClassVar[str] = ""
-    presets: ClassVar[Mapping[str, Preset]] = {}
     better: ClassVar[Better] = "neither"
     needs: ClassVar[tuple[Need, ...]] = ()
 
-    class Config(MethodConfig):
-        """Settings; empty unless the metric has some."""
-
-    def __init__(self, config: MethodConfig | None = None, *, device: str = "cpu") -> None:
-        self.config: Any = config if config is not None else self.Config()
+    def __init__(self, config: Settings | None = None, *, device: str = "cpu") -> None:
+        super().__init__(config)
         self.device = device
 
     @property

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from attnctl.errors import InputError, ModelError
-from attnctl.example import Example
 from attnctl.sites import Site, enumerate_sites
 
 
@@ -150,15 +149,6 @@ class Model:
         if path is None or not path.is_file():
             return None
         return frozenset(json.loads(path.read_text(encoding="utf-8")))
-
-    @cached_property
-    def example(self) -> Example:
-        """What the model's folder suggests for a first look (``demo.json``); empty for most models.
-
-        Raises:
-            ModelError: The suggestion is damaged.
-        """
-        return Example.read(self.folder) if self.folder else Example()
 
     @torch.no_grad()
     def encode_text(self, prompt: str, *, unconditional: bool = False) -> TextEncoding:

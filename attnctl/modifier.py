@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from abc import abstractmethod
+from typing import TYPE_CHECKING
 
-from attnctl.method import MethodConfig, Preset
+from attnctl.plugin import Plugin
 
 if TYPE_CHECKING:
     from attnctl.method import EditPlan, ModelView
     from attnctl.request import PlanRequest
 
 
-class Modifier(ABC):
+class Modifier(Plugin):
     """A plugin that adds to what a method plans for an edit lane; independent of the method and of the inversion.
 
-    Attributes:
-        name: Registered name.
-        summary: One sentence for tables.
-        paper: Where it comes from.
-        bibtex: Citation entry, if there is one.
-        presets: Named settings; a setting called ``preset`` asks for one.
+    A setting called ``preset`` asks for one of its presets.
     """
-
-    name: ClassVar[str]
-    summary: ClassVar[str] = ""
-    paper: ClassVar[str] = ""
-    bibtex: ClassVar[str] = ""
-    presets: ClassVar[Mapping[str, Preset]] = {}
-
-    class Config(MethodConfig):
-        """Settings; empty unless the modifier has some."""
-
-    def __init__(self, config: MethodConfig | None = None) -> None:
-        self.config: Any = config if config is not None else self.Config()
 
     @abstractmethod
     def modify(self, plan: EditPlan, request: PlanRequest, model: ModelView) -> EditPlan:

@@ -16,16 +16,17 @@ from typing import Any, cast
 
 import pluggy
 
-from attnctl import hookspecs
+from attnctl import command, hookspecs
 from attnctl.dataset import Dataset, DatasetSpec
 from attnctl.errors import InputError, PluginError, unknown
 from attnctl.inversion import Inversion, InversionSpec
-from attnctl.method import EditMethod, MethodConfig, Preset
+from attnctl.method import EditMethod
 from attnctl.metric import Metric
 from attnctl.modifier import Modifier
+from attnctl.plugin import Plugin, Preset, Settings
 
 GROUP = "attnctl"
-KINDS: Mapping[str, tuple[str, type]] = {
+KINDS: Mapping[str, tuple[str, type[Plugin]]] = {
     "method": ("attnctl_methods", EditMethod),
     "inversion": ("attnctl_inversions", Inversion),
     "modifier": ("attnctl_modifiers", Modifier),
@@ -36,7 +37,7 @@ KINDS: Mapping[str, tuple[str, type]] = {
 
 
 @dataclass(frozen=True)
-class Plugin:
+class PluginEntry:
     """One plugin that was looked at.
 
     Attributes:
@@ -66,7 +67,7 @@ class Registry:
         owners: Per (kind, name), the plugin that provides it.
     """
 
-    plugins: list[Plugin] = field(default_factory=list)
+    plugins: list[PluginEntry] = field(default_factory=list)
     classes: dict[str, dict[str, type[Any]]] = field(default_factory=lambda: {k: {} for k in KINDS})
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
     _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager(), repr=False)  # noqa: PLW0108
@@ -97,7 +98,7 @@ class Registry:
         return registry
 
     @property
-    def broken(self) -> list[Plugin]:
+    def broken(self) -> list[PluginEntry]:
         """Plugins that could not be used."""
         return [p for p in self.plugins if p.error]
 
@@ -209,7 +210,7 @@ class Registry:
 
     def register(
         self, plugin: object, name: str, owner: str = "program", version: str = "", target: str = ""
-    ) -> Plugin:
+    ) -> PluginEntry:
         """Register a loaded plugin object (a module or a namespace with hook implementations).
 
         Returns:
@@ -227,7 +228,7 @@ class Registry:
         except (Exception, SystemExit) as fault:  # a stranger's code may raise anything, and even call sys.exit()
             error = _first_line(fault)
             self._forget(plugin, name)
-        listed = Plugin(name, owner, version, target, tuple(provides), error)
+        listed = PluginEntry(name, owner, version, target, tuple(provides), error)
         self.plugins.append(listed)
         return listed
 
@@ -283,7 +284,7 @@ class Registry:
         except BaseException as fault:  # a module may even call sys.exit()
             if isinstance(fault, KeyboardInterrupt):
                 raise
-            self.plugins.append(Plugin(point.name, owner, version, point.value, error=_first_line(fault)))
+            self.plugins.append(PluginEntry(point.name, owner, version, point.value, error=_first_line(fault)))
             return
         self.register(loaded, point.name, owner, version, point.value)
 
@@ -295,7 +296,7 @@ class Registry:
             raise PluginError(f"the plugin file {path} cannot be used: {plugin.error}", hint="mend the file")
 
 
-def _config(kind: Any, settings: Mapping[str, Any], preset: str | None) -> MethodConfig:
+def _config(kind: Any, settings: Mapping[str, Any], preset: str | None) -> Settings:
     """Validate a plugin's settings on top of those of a preset."""
     from attnctl.config import build_config
 
@@ -309,6 +310,7 @@ def _config(kind: Any, settings: Mapping[str, Any], preset: str | None) -> Metho
 def _new_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager("attnctl")
     manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(command)  # a module may bring a command and something else
     return manager
 
 

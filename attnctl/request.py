@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def check_text(text: str) -> None:
+    """Refuse text that is no text: bytes that are not UTF-8, which a command line can hold.
+
+    Raises:
+        InputError: It is such.
+    """
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise InputError("a prompt holds bytes that are not UTF-8", hint="type it in a terminal that uses UTF-8")
+
+
 @dataclass(frozen=True)
 class Edit:
     """One edit lane.

@@ -62,6 +62,80 @@ def test_imports_point_one_way(package: str, packages: dict[str, Path], root: Pa
     assert not wrong
 
 
+def module_files(packages: dict[str, Path]) -> dict[str, Path]:
+    """Module name -> file, of all three packages."""
+    return {
+        ".".join((name, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
+        for name, folder in packages.items()
+        for path in sources(folder)
+    }
+
+
+def import_graph(files: dict[str, Path]) -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports anywhere, for types alone and inside functions too."""
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in files else node.module for name in inner}
+        graph[module] = (found & set(files)) - {module}
+    return graph
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Modules that a module leads to, itself only if there is a way back."""
+    seen: set[str] = set()
+    todo = list(graph[start])
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo += graph[module]
+    return seen
+
+
+def test_no_module_leads_back_to_itself(packages: dict[str, Path]) -> None:
+    """Neither at import time, nor inside functions, nor for types: each file can be read before those that use it."""
+    graph = import_graph(module_files(packages))
+    ways = {module: reachable(graph, module) for module in graph}
+    circles = {tuple(sorted(m for m in ways[start] if start in ways[m])) for start in graph if start in ways[start]}
+    assert not circles
+
+
+def test_a_circle_would_be_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert [m for m in graph if m in reachable(graph, m)] == ["a", "b", "c"]
+
+
+def test_plugins_import_no_machinery(packages: dict[str, Path], root: Path) -> None:
+    """What a plugin may import lies flat in `attnctl/`; folders are machinery."""
+    machinery = {p.name for p in packages["attnctl"].iterdir() if p.is_dir() and (p / "__init__.py").exists()}
+    assert {"engine", "families", "runs", "cli"} <= machinery
+    wrong = [
+        f"{path.relative_to(root)}:{line} imports {name}"
+        for path in sources(packages["attnctl_plugins"])
+        for name, line in imported_names(ast.parse(path.read_text()))
+        if name.split(".")[0] == "attnctl" and len(name.split(".")) > 1 and name.split(".")[1] in machinery
+    ]
+    assert not wrong
+
+
+def test_library_code_of_the_evaluation_knows_no_command_line(packages: dict[str, Path], root: Path) -> None:
+    """Its own commands may use the core's; everything else runs in workers and notebooks, where there is none."""
+    folder = packages["attnctl_evaluation"]
+    wrong = [
+        f"{path.relative_to(root)}:{line} imports {name}"
+        for path in sources(folder)
+        for name, line in imported_names(ast.parse(path.read_text()))
+        if name.startswith(("attnctl.cli", "attnctl_evaluation.cli")) and not path.is_relative_to(folder / "cli")
+    ]
+    assert not wrong
+
+
 def test_core_names_no_other_package_in_any_string(packages: dict[str, Path], root: Path) -> None:
     """`importlib.import_module("attnctl_plugins.x")` would be an import that the test above cannot see."""
     others = set(MAY_IMPORT) - {"attnctl"}

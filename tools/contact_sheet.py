@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from attnctl.example import Example
+
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 METHODS = ("none", "fpe", "p2p", "masactrl", "pnp")
 SIDE = 160
@@ -80,7 +82,7 @@ def edit_row(session: Any, row: Row, methods: tuple[str, ...], *, real: bool, se
     from attnctl_evaluation.world import edit, render
 
     scene = scene_of(row)
-    example = session.model.example
+    example = Example.beside(session.model)
     request = EditRequest(
         edits=tuple(Edit(row.target, m, example.suited(m), name=m) for m in methods),
         source_prompt=row.source,
@@ -137,7 +139,7 @@ def main() -> None:
     session = EditSession(load_model(device="cpu"))
     methods = tuple(args.methods.split(","))
     if args.demo:
-        example = session.model.example
+        example = Example.beside(session.model)
         row = Row("", example.source_prompt, example.prompt, ROWS[0].scene, {})
         pictures = edit_row(session, row, ("fpe", "none"), real=False, seed=example.seed)
         names = {"source": row.source, "fpe": f"fpe: {row.target}", "none": f"no control: {row.target}"}

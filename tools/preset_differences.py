@@ -17,6 +17,8 @@ from typing import Any
 
 from contact_sheet import ROWS, pixels_of, scene_of
 
+from attnctl.example import Example
+
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- preset-differences -->", "<!-- /preset-differences -->"
 
@@ -30,8 +32,8 @@ def request_of(model: Any, row: Any, edits: Sequence[Any], *, real: bool, **more
         edits=tuple(edits),
         source_prompt=row.source,
         pixels=pixels_of(render(scene_of(row))) if real else None,
-        steps=model.example.steps,
-        guidance=model.example.guidance,
+        steps=Example.beside(model).steps,
+        guidance=Example.beside(model).guidance,
         allow_no_op=True,
         check_reconstruction=False,
         **more,
@@ -51,7 +53,7 @@ def of_method(session: Any, name: str, presets: Sequence[str], *, real: bool, ro
     found: dict[str, list[float]] = {preset: [] for preset in presets}
     for row in ROWS[:rows]:
         for preset in presets:
-            default = Edit(row.target, name, session.model.example.suited(name), name="default")
+            default = Edit(row.target, name, Example.beside(session.model).suited(name), name="default")
             edits = (default, Edit(row.target, name, preset=preset, name="preset"))
             try:
                 result = session.run(request_of(session.model, row, edits, real=real))
@@ -71,7 +73,7 @@ def of_inversion(session: Any, name: str, presets: Sequence[str], rows: int) -> 
         made = {}
         for preset in ("", *presets):
             given = {"inversion": name, "inversion_settings": {"preset": preset} if preset else {}}
-            edit = Edit(row.target, "p2p", session.model.example.suited("p2p"), name="edit")
+            edit = Edit(row.target, "p2p", Example.beside(session.model).suited("p2p"), name="edit")
             request = request_of(session.model, row, [edit], real=True, **given)
             made[preset] = session.run(request)["edit"].pixels
         for preset in presets:
@@ -113,7 +115,7 @@ def main() -> None:
 
     session = EditSession(load_model(device="cpu"))
     wanted = args.only.split(",") if args.only else None
-    note = NOTE.format(rows=args.rows, steps=session.model.example.steps)
+    note = NOTE.format(rows=args.rows, steps=Example.beside(session.model).steps)
     for name, method in sorted(session.registry.methods.items()):
         presets = list(method.presets)
         if not presets or (wanted and name not in wanted):

@@ -10,7 +10,6 @@ from attnctl.cli.wanted import (
     assign_presets,
     assign_settings,
     check_model,
-    check_text,
     choose_methods,
     read_extras,
     wanted_model,
@@ -19,7 +18,7 @@ from attnctl.config import shown
 from attnctl.errors import unknown
 from attnctl.example import Example
 from attnctl.registry import Registry
-from attnctl.request import Edit, EditRequest
+from attnctl.request import Edit, EditRequest, check_text
 from attnctl.sampling_names import SCHEDULERS
 from attnctl.terminal import facts, plain, quoted, show, show_json, table
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnctl.cli.progress import RunProgress
-from attnctl.cli.wanted import check_model, check_picture, check_text, kept_trajectories, wanted_model
+from attnctl.cli.wanted import check_model, check_picture, kept_trajectories, wanted_model
 from attnctl.config import parse_assignments, shown
 from attnctl.errors import InputError
 from attnctl.example import Example
 from attnctl.inversion import InversionSpec
 from attnctl.registry import Registry
+from attnctl.request import check_text
 from attnctl.terminal import facts, plain, quoted, say, show, show_json, table
 
 if TYPE_CHECKING:

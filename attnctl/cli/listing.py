@@ -9,7 +9,7 @@ from typing import Any
 
 from attnctl.command import Commands
 from attnctl.config import describe_fields, shown
-from attnctl.registry import Plugin, Registry
+from attnctl.registry import PluginEntry, Registry
 from attnctl.terminal import facts, plain, say, show, show_json, table
 
 
@@ -51,11 +51,11 @@ def plugins(arguments: Namespace) -> int:
     return 0
 
 
-def _command_plugins() -> list[Plugin]:
+def _command_plugins() -> list[PluginEntry]:
     """List what provides commands, which are loaded apart from all else."""
     commands = Commands.load()
     return [
-        Plugin(
+        PluginEntry(
             name,
             *origin,
             tuple(f"command {command}" for command, owner in commands.owners.items() if owner == name),

@@ -12,7 +12,7 @@ from attnctl.errors import InputError, nearest_first, unknown
 from attnctl.example import Example
 from attnctl.inversion import InversionSpec
 from attnctl.loading import DTYPES, inspect_folder, locate
-from attnctl.request import Edit, EditRequest
+from attnctl.request import Edit, EditRequest, check_text
 from attnctl.sampling_names import SCHEDULERS
 from attnctl.terminal import quoted, say, shorten
 
@@ -208,16 +208,6 @@ def check_picture(path: str, fit: str, size: tuple[int, int] | None) -> None:
     if fit not in FITS:
         raise unknown("fit", fit, FITS)
     decode(regular_file(path), size or (1024, 1024), as_stored=fit == "nearest-stretch")
-
-
-def check_text(text: str) -> None:
-    """Refuse text that is no text: bytes that are not UTF-8, which a command line can hold.
-
-    Raises:
-        InputError: It is such.
-    """
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise InputError("a prompt holds bytes that are not UTF-8", hint="type it in a terminal that uses UTF-8")
 
 
 def choose_methods(given: Sequence[str] | None, registry: Registry) -> list[str]:

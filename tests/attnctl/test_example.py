@@ -15,15 +15,19 @@ from attnctl.registry import Registry
 
 def test_a_loaded_model_suggests_what_its_name_does() -> None:
     found = Example.of("micro")
-    assert load_model("micro", device="cpu").example == found
+    assert Example.beside(load_model("micro", device="cpu")) == found
     assert (found.prompt, found.steps) == ("a photo of a blue car on a road", 30)
     assert found.suited("fpe") == {"min_downscale": 1}
     assert found.suited("none") == {}
 
 
 def test_a_model_from_no_folder_suggests_the_papers_numbers(shared_tiny_model: Model) -> None:
-    assert shared_tiny_model.example == Example()
-    assert (shared_tiny_model.example.steps, shared_tiny_model.example.guidance) == (STEPS, GUIDANCE) == (50, 7.5)
+    assert Example.beside(shared_tiny_model) == Example()
+    assert (
+        (Example.beside(shared_tiny_model).steps, Example.beside(shared_tiny_model).guidance)
+        == (STEPS, GUIDANCE)
+        == (50, 7.5)
+    )
 
 
 def test_a_user_s_setting_or_preset_wins() -> None:

@@ -16,6 +16,7 @@ import torch
 from common import MODEL, RUNS, psnr, sheet, to_tensor
 from rich.progress import track
 
+from attnctl.example import Example
 from attnctl.loading import load_model
 from attnctl.request import Edit, EditRequest
 from attnctl.session import EditSession
@@ -126,7 +127,7 @@ def fpe(
         target = plain_caption(after)
         # As `attnctl run` does it: with the settings that suit the model, unless a preset says otherwise.
         chosen = dict(settings)
-        session.model.example.suggest("fpe", chosen, preset, session.registry)
+        Example.beside(session.model).suggest("fpe", chosen, preset, session.registry)
         controlled = Edit(target, "fpe", chosen, preset=preset)
         edits = (controlled,) if real else (controlled, Edit(target, "none"))
         result = session.run(EditRequest(edits, **options))

@@ -78,8 +78,8 @@ def check_names(spec: CompareSpec, registry: Registry) -> None:
     Raises:
         AttnctlError: One is such.
     """
-    from attnctl.cli.wanted import check_text
     from attnctl.loading import DTYPES, inspect_folder, locate
+    from attnctl.request import check_text
     from attnctl.sampling_names import SCHEDULERS
     from attnctl_evaluation.metrics.protocols import columns_of
 
