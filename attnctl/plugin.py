@@ -32,22 +32,30 @@ class Preset:
     summary: str
 
 
-class Plugin(ABC):
-    """What methods, inversions, modifiers, metrics and data sets have in common.
+class Described(ABC):
+    """What every plugin says of itself.
 
     Attributes:
         name: Registered name.
         summary: One sentence for tables.
         paper: Where it comes from, for example ``arXiv:2403.03431``.
         bibtex: Citation entry, if there is one.
-        presets: Named settings.
-        config: The settings of this instance.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
+
+
+class Plugin(Described):
+    """What methods, inversions, modifiers, metrics and data sets have in common: settings.
+
+    Attributes:
+        presets: Named settings.
+        config: The settings of this instance.
+    """
+
     presets: ClassVar[Mapping[str, Preset]] = {}
 
     class Config(Settings):

@@ -19,14 +19,17 @@ import pluggy
 from attnctl import command, hookspecs
 from attnctl.dataset import Dataset, DatasetSpec
 from attnctl.errors import InputError, PluginError, unknown
+from attnctl.families import finding
+from attnctl.families.base import Family
 from attnctl.inversion import Inversion, InversionSpec
 from attnctl.method import EditMethod
 from attnctl.metric import Metric
 from attnctl.modifier import Modifier
-from attnctl.plugin import Plugin, Preset, Settings
+from attnctl.plugin import Described, Preset, Settings
 
 GROUP = "attnctl"
-KINDS: Mapping[str, tuple[str, type[Plugin]]] = {
+KINDS: Mapping[str, tuple[str, type[Described]]] = {
+    "family": ("attnctl_families", Family),
     "method": ("attnctl_methods", EditMethod),
     "inversion": ("attnctl_inversions", Inversion),
     "modifier": ("attnctl_modifiers", Modifier),
@@ -93,6 +96,7 @@ class Registry:
         for point in sorted(points, key=lambda p: (owner_of(p)[0] != "attnctl", owner_of(p), p.name)):
             if wanted is None or point.name in wanted:
                 registry._add_entry_point(point)
+        registry._add_families()
         for path in files:
             registry._add_file(Path(path))
         return registry
@@ -256,6 +260,8 @@ class Registry:
         if not found:
             raise PluginError("it provides nothing", hint=f"implement one of {', '.join(h for h, _ in KINDS.values())}")
         for kind, item in found:
+            if kind == "family":
+                finding.add(cast(type[Family], item))
             self.classes[kind][item.name] = item  # type: ignore[attr-defined]
             self.owners[kind, item.name] = owner  # type: ignore[attr-defined]
         return [f"{kind} {item.name}" for kind, item in found]  # type: ignore[attr-defined]
@@ -287,6 +293,16 @@ class Registry:
             self.plugins.append(PluginEntry(point.name, owner, version, point.value, error=_first_line(fault)))
             return
         self.register(loaded, point.name, owner, version, point.value)
+
+    def _add_families(self) -> None:
+        """List what the entry points of families gave; models are loaded by these, whatever else is wanted."""
+        for entry in finding.entries():
+            owner, version = owner_of(entry.point)
+            for kind in entry.kinds:
+                self.classes["family"][kind.name] = kind
+                self.owners["family", kind.name] = entry.point.name
+            provides = tuple(f"family {kind.name}" for kind in entry.kinds)
+            self.plugins.append(PluginEntry(entry.point.name, owner, version, entry.point.value, provides, entry.error))
 
     def _add_file(self, path: Path) -> None:
         if not path.is_file():

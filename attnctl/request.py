@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from attnctl.errors import InputError
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.sampling import SCHEDULERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ class EditRequest:
         guidance: Classifier-free guidance scale g >= 1; 1 means the conditional prediction alone.
         seed: Seed of the start noise, drawn on the CPU.
         size: Picture (height, width); None means the model's own, or the picture's.
-        scheduler: One of `attnctl.sampling_names.SCHEDULERS`.
+        scheduler: One of `attnctl.sampling.SCHEDULERS`.
         inversion: Inversion to use in place of the one that each method asks for.
         inversion_settings: Values for the ``Config`` of `inversion` by field name; ``preset`` names one of its presets.
         max_rows: Largest number of rows in one denoiser call; None means all at once.

@@ -1,16 +1,13 @@
-"""Hook points of a UNet: every attention layer and residual feature as a `Site`, in execution order."""
+"""Hook points of a denoiser as `Site`s in execution order, and structured selectors over them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from attnctl.errors import ModelError, SelectionError
+from attnctl.errors import SelectionError
 from attnctl.steps import compact_range
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Kind = Literal["self", "cross", "feature"]
 Block = Literal["down", "mid", "up"]
@@ -143,74 +140,3 @@ def describe_sites(sites: Iterable[Site], latent_size: tuple[int, int]) -> str:
         else:
             groups.append((grid, [site.layer]))
     return ", ".join(f"layers {compact_range(layers)} ({h}x{w})" for (h, w), layers in groups) or "none"
-
-
-def enumerate_sites(unet: nn.Module) -> tuple[Site, ...]:
-    """List a diffusers UNet's sites in execution order: down blocks, mid block, up blocks.
-
-    The order is derived from the structure, never from `attn_processors`, which lists the mid block last and can
-    hold modules that belong to adapters.
-
-    Raises:
-        ModelError: The module has no down, mid and up blocks, or none of them has attention.
-    """
-    if not all(hasattr(unet, name) for name in ("down_blocks", "mid_block", "up_blocks")):
-        raise ModelError(
-            f"{type(unet).__name__} has no down, mid and up blocks, so its attention cannot be located",
-            hint="use a Stable Diffusion 1.x, 2.x or XL model",
-        )
-    sites: list[Site] = []
-    counters = {"attention": 0, "feature": 0}
-    for path, block, name, downscale in _walk_blocks(unet):
-        for site in _block_sites(block, path, name, downscale):
-            counter = "feature" if site.kind == "feature" else "attention"
-            if site.kind == "cross":  # shares the number of the self attention just before it
-                sites.append(replace(site, layer=counters[counter] - 1))
-                continue
-            sites.append(replace(site, layer=counters[counter]))
-            counters[counter] += 1
-    if counters["attention"] == 0:
-        raise ModelError(f"{type(unet).__name__} has no attention layers to control", hint="use another model")
-    return tuple(sites)
-
-
-def _walk_blocks(unet: nn.Module) -> Iterator[tuple[str, nn.Module, Block, int]]:
-    """Yield (path, block, name, downscale) in execution order; samplers change the scale for what follows."""
-    downscale = 1
-    for i, block in enumerate(unet.down_blocks):  # type: ignore[arg-type]
-        yield f"down_blocks.{i}", block, "down", downscale
-        if getattr(block, "downsamplers", None):
-            downscale *= 2
-    if unet.mid_block is not None:
-        yield "mid_block", unet.mid_block, "mid", downscale  # type: ignore[misc]
-    for i, block in enumerate(unet.up_blocks):  # type: ignore[arg-type]
-        yield f"up_blocks.{i}", block, "up", downscale
-        if getattr(block, "upsamplers", None):
-            downscale //= 2
-
-
-def _block_sites(block: nn.Module, path: str, name: Block, downscale: int) -> Iterator[Site]:
-    """Yield one block's sites in execution order: resnet i, attention i; the mid block has one more resnet in front."""
-    resnets = list(getattr(block, "resnets", None) or [])
-    attentions = list(getattr(block, "attentions", None) or [])
-    lead = 1 if name == "mid" else 0
-    for i in range(lead):
-        yield Site(f"{path}.resnets.{i}", "feature", name, 0, downscale, 0)
-    for i in range(max(len(resnets) - lead, len(attentions))):
-        resnet = Site(f"{path}.resnets.{i + lead}", "feature", name, 0, downscale, 0)
-        attention = (
-            list(_attention_sites(attentions[i], f"{path}.attentions.{i}", name, downscale))
-            if i < len(attentions)
-            else []
-        )
-        here = [resnet] if i + lead < len(resnets) else []
-        yield from (*attention, *here) if name == "mid" else (*here, *attention)
-
-
-def _attention_sites(attention: nn.Module, path: str, name: Block, downscale: int) -> Iterator[Site]:
-    for b, inner in enumerate(getattr(attention, "transformer_blocks", ())):
-        for attr, kind in (("attn1", "self"), ("attn2", "cross")):
-            attn = getattr(inner, attr, None)
-            if attn is not None:
-                stem = f"{path}.transformer_blocks.{b}.{attr}"
-                yield Site(stem, kind, name, 0, downscale, int(attn.heads))  # type: ignore[arg-type]

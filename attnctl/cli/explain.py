@@ -12,14 +12,14 @@ from attnctl.cli.wanted import (
     check_model,
     choose_methods,
     read_extras,
-    wanted_model,
+    wanted_structure,
 )
 from attnctl.config import shown
 from attnctl.errors import unknown
 from attnctl.example import Example
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest, check_text
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.sampling import SCHEDULERS
 from attnctl.terminal import facts, plain, quoted, show, show_json, table
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def explain(arguments: Namespace) -> int:
     request = _request(arguments, registry)
     from attnctl.session import EditSession
 
-    model = wanted_model(arguments)
+    model = wanted_structure(arguments)
     if arguments.real:
         request = _as_real(request, model, arguments.source_prompt)
     session = EditSession(model, registry)
@@ -65,11 +65,11 @@ def plan_data(session: EditSession, request: EditRequest, plan: RunPlan) -> dict
         "preset": request.edits[0].preset,
         "settings": edit.method.config.model_dump(mode="json"),
         "prompt": plan.lanes[edit.name].prompt,
-        "source": {"prompt": source.prompt, "guidance": source.guidance, "pin": source.pin, "real": request.real},
+        "source": {"prompt": source.prompt, "guidance": source.guidance.scale, "pin": source.pin, "real": request.real},
         "model": model.name,
         "latent_size": list(size),
         "steps": request.steps,
-        "guidance": plan.lanes[edit.name].guidance,
+        "guidance": plan.lanes[edit.name].guidance.scale,
         "inversion": _inversion(plan, edit.source),
         "controllers": [_controller(bound, size) for bound in edit.bounds],
         "rows": _rows(session, request, plan),

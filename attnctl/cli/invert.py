@@ -20,7 +20,7 @@ from attnctl.terminal import facts, plain, quoted, say, show, show_json, table
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnctl.engine.inverter import Found
+    from attnctl.engine.inverter import SourceInversion
     from attnctl.model import Model
 
 INVERSION = "ddim"
@@ -141,7 +141,7 @@ def _pixels(arguments: Namespace, model: Model) -> Tensor:
     return torch.from_numpy(loaded.pixels)
 
 
-def _scores(metrics: list[Any], found: Found, pixels: Tensor) -> dict[str, float]:
+def _scores(metrics: list[Any], found: SourceInversion, pixels: Tensor) -> dict[str, float]:
     """Judge the reconstruction against the picture; what is not installed is said and left out."""
     from attnctl.metric import Sample, UnavailableError
 
@@ -162,7 +162,7 @@ def _scores(metrics: list[Any], found: Found, pixels: Tensor) -> dict[str, float
     return scores
 
 
-def _write(arguments: Namespace, found: Found) -> None:
+def _write(arguments: Namespace, found: SourceInversion) -> None:
     if arguments.out is None or found.reconstruction is None:
         return
     from attnctl.pictures import save_png, to_image
@@ -170,7 +170,7 @@ def _write(arguments: Namespace, found: Found) -> None:
     save_png(to_image(found.reconstruction), arguments.out)
 
 
-def _data(found: Found, scores: dict[str, float], folder: str | None) -> dict[str, Any]:
+def _data(found: SourceInversion, scores: dict[str, float], folder: str | None) -> dict[str, Any]:
     report = found.report
     return {
         "inversion": report.name,

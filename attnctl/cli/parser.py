@@ -11,7 +11,7 @@ from attnctl import __version__
 from attnctl.arguments import Parser, add_inversion_arguments, names, number, picture_size, whole
 from attnctl.command import Command, Commands
 from attnctl.loading import DTYPES, EMBEDDED
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.sampling import SCHEDULERS
 from attnctl.terminal import say
 
 _ABOUT = """\

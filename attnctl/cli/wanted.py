@@ -13,7 +13,7 @@ from attnctl.example import Example
 from attnctl.inversion import InversionSpec
 from attnctl.loading import DTYPES, inspect_folder, locate
 from attnctl.request import Edit, EditRequest, check_text
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.sampling import SCHEDULERS
 from attnctl.terminal import quoted, say, shorten
 
 if TYPE_CHECKING:
@@ -181,6 +181,17 @@ def wanted_model(arguments: Namespace) -> Model:
         device=arguments.device,
         config=arguments.config,
     )
+
+
+def wanted_structure(arguments: Namespace) -> Model:
+    """Load the structure of the model that the arguments name, without its weights.
+
+    Raises:
+        AttnctlError: It cannot be loaded.
+    """
+    from attnctl.loading import load_structure
+
+    return load_structure(arguments.model, revision=arguments.revision, dtype=arguments.dtype, config=arguments.config)
 
 
 def check_model(arguments: Namespace) -> None:

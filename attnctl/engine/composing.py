@@ -60,7 +60,8 @@ def _with_inversion(plan: EditPlan, method: EditMethod, request: EditRequest, re
     guidance = request.guidance
     source, edits = inversion.source_guidance(guidance), inversion.edit_guidance(guidance)
     if plan.source.pin is None:
-        plan = replace(plan, source=replace(plan.source, pin=inversion.pin))
+        pin = plan.source.pin_plain if plan.source.pin_plain and inversion.plain else inversion.pin
+        plan = replace(plan, source=replace(plan.source, pin=pin))
     if plan.source.guidance is None and source != guidance:
         plan = replace(plan, source=replace(plan.source, guidance=source))
     if plan.guidance is None and edits != guidance:

@@ -11,8 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from attnctl.errors import InputError, ModelError
-from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.families.betas import beta_schedule
+from attnctl.sampling import SCHEDULERS, DDIMGrid, Schedule, SchedulerAdapter
 
 # diffusers hands torch tensors to numpy in a way that newer numpy warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -29,8 +29,14 @@ CONFIG = {
 }
 
 
+def make_schedule(name: str, config: dict[str, Any], steps: int, seed: int) -> Schedule:
+    import diffusers
+
+    return beta_schedule(name, diffusers.DDIMScheduler.from_config(config), steps, seed)
+
+
 def grid(steps: int, **config: Any) -> DDIMGrid:
-    made = make_sampler("ddim", {**CONFIG, **config}, steps, 0)
+    made = make_schedule("ddim", {**CONFIG, **config}, steps, 0)
     assert isinstance(made, DDIMGrid)
     return made
 
@@ -145,7 +151,7 @@ def test_noise_is_added_at_a_steps_own_level() -> None:
 
 def test_the_reference_schedule(golden: Any) -> None:
     inputs, case = golden.case("unit_scheduler")
-    ours = make_sampler("ddim", golden.session.model.pipe.scheduler.config, 10, 0)
+    ours = beta_schedule("ddim", golden.session.model.pipe.scheduler, 10, 0)
     assert torch.equal(ours.abar, case["out.alphas_cumprod"])
     assert ours.timesteps == tuple(inputs["timesteps_10"])
     assert grid(50).timesteps == tuple(inputs["timesteps_50"])
@@ -157,7 +163,7 @@ def test_other_schedulers_step_as_diffusers_does(name: str) -> None:
     """Scaled inputs, start noise and history; a run of all steps, given fixed outputs."""
     import diffusers
 
-    ours = make_sampler(name, CONFIG, 6, 3)
+    ours = make_schedule(name, CONFIG, 6, 3)
     assert isinstance(ours, SchedulerAdapter)
     theirs = getattr(diffusers, SCHEDULERS[name]).from_config(CONFIG)
     theirs.set_timesteps(6)
@@ -193,12 +199,12 @@ def test_a_samplers_scheduler_is_its_own() -> None:
 @pytest.mark.parametrize("steps", [0, -3, 1000])
 def test_numbers_of_steps_out_of_range_are_refused(name: str, steps: int) -> None:
     with pytest.raises(InputError, match="steps must lie between 1 and 999"):
-        make_sampler(name, CONFIG, steps, 0)
+        make_schedule(name, CONFIG, steps, 0)
 
 
 def test_unknown_names_and_prediction_types_are_refused() -> None:
     with pytest.raises(InputError, match="unknown scheduler 'dpm': known are dpm\\+\\+"):
-        make_sampler("dpm", CONFIG, 10, 0)
+        make_schedule("dpm", CONFIG, 10, 0)
     for name in ("ddim", "euler"):
         with pytest.raises(ModelError, match="unknown prediction type 'sample'"):
-            make_sampler(name, {**CONFIG, "prediction_type": "sample"}, 10, 0)
+            make_schedule(name, {**CONFIG, "prediction_type": "sample"}, 10, 0)

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from attnctl.attend import Attend
 from attnctl.controller import Controller
-from attnctl.engine.attach import Attachment
+from attnctl.engine.lanes import Lane
 from attnctl.engine.loop import Engine
-from attnctl.engine.planning import Lane
 from attnctl.errors import AttnctlError, InputError, ModelError, PluginError, SelectionError
+from attnctl.families.betas import beta_schedule
+from attnctl.guidance import Guidance
 from attnctl.inversion import InversionSpec
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.model import Model, check_supported
 from attnctl.request import Edit, EditRequest
 from attnctl.result import NoOpError
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession, Progress
 from attnctl.sites import Where
-from attnctl.steps import Step, When
+from attnctl.steps import When
 from attnctl.testing import tiny_model, tiny_sd, tiny_sdxl
 from attnctl.testing.conformance import distance
 
@@ -119,12 +119,11 @@ def test_a_session_without_controllers_is_diffusers_to_the_bit(
 
 def test_one_lane_is_diffusers_to_the_bit(shared_tiny_model: Model) -> None:
     model = shared_tiny_model
-    grid = make_sampler("ddim", model.pipe.scheduler.config, 4, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, 4, 0)
     empty = model.encode_text("", unconditional=True)
-    lane = Lane("source", SOURCE, model.encode_text(SOURCE), empty, 7.5, latents=noise())
-    steps = [Step(i, 4, int(t)) for i, t in enumerate(grid.timesteps)]
+    lane = Lane("source", SOURCE, model.encode_text(SOURCE), empty, Guidance(7.5), latents=noise())
     with torch.no_grad():
-        Engine(model, grid, steps, {"source": lane}, [], Attachment()).run(lambda step: None)
+        Engine(model, grid, {"source": lane}).run(lambda step: None)
     latents, pictures = by_diffusers(model.pipe, (SOURCE,), noise(), model.pipe.scheduler)
     assert torch.equal(lane.latents, latents)
     assert torch.equal(model.decode_latents(lane.latents), pictures[0])
@@ -191,7 +190,7 @@ def test_every_scheduler_edits_generated_pictures(scheduler: str, run_with: Call
     result = run_with([maps()], [], scheduler=scheduler, steps=4)
     (row,) = result.coverage
     assert row.acted == row.expected == 11 * row.steps
-    assert row.steps == len(make_sampler(scheduler, tiny_sd().scheduler.config, 4, 0).timesteps)
+    assert row.steps == len(beta_schedule(scheduler, tiny_sd().scheduler, 4, 0).timesteps)
     assert distance(result["edit[0]"].latents, result["edit[1]"].latents) > 1e-3
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from attnctl.errors import ModelError, SelectionError
+from attnctl.families.unet import enumerate_sites
 from attnctl.model import Model, check_supported
-from attnctl.sites import Site, Where, describe_sites, enumerate_sites
+from attnctl.sites import Site, Where, describe_sites
 from attnctl.testing import tiny_model, tiny_sd, tiny_sdxl
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from attnctl.errors import InputError, SelectionError
+from attnctl.families.unet import enumerate_sites
 from attnctl.method import ModelView
 from attnctl.model import Model
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest, PlanRequest
 from attnctl.session import EditSession
-from attnctl.sites import enumerate_sites
 from attnctl.testing import MethodConformance, tiny_sdxl
 from attnctl.testing.conformance import distance
 from attnctl_plugins.masactrl import MasaCtrl

@@ -80,7 +80,7 @@ def check_names(spec: CompareSpec, registry: Registry) -> None:
     """
     from attnctl.loading import DTYPES, inspect_folder, locate
     from attnctl.request import check_text
-    from attnctl.sampling_names import SCHEDULERS
+    from attnctl.sampling import SCHEDULERS
     from attnctl_evaluation.metrics.protocols import columns_of
 
     location, single_file = locate(spec.model)

@@ -140,7 +140,7 @@ def _prepare(material: _Material, lane: _Lane) -> Hashable:
     for name, wanted in plan.inversions.items():
         source = plan.lanes[name]
         reads = session.registry.make_inversion(wanted).reads_lane
-        found += [wanted, (source.prompt, source.uncond.prompt, source.guidance) if reads else None]
+        found += [wanted, (source.prompt, source.negative_prompt, source.guidance) if reads else None]
     return tuple(found)
 
 

@@ -67,7 +67,7 @@ class CompareSpec(_Part):
         guidance: Guidance scale; None: the model's own.
         negative_prompt: Text of the unconditional half.
         size: Picture (height, width) in pixels; None: the model's own.
-        scheduler: One of `attnctl.sampling_names.SCHEDULERS`; real pictures are always sampled with ``ddim``.
+        scheduler: One of `attnctl.sampling.SCHEDULERS`; real pictures are always sampled with ``ddim``.
         max_rows: Largest number of rows in one denoiser call.
         model: As ``attnctl run --model``.
         revision: Branch, tag or commit of a hub model.

@@ -96,7 +96,7 @@ def _what(group: object, names: object) -> None:
 def _sampling(group: object) -> None:
     from attnctl.arguments import number, picture_size, whole
     from attnctl.loading import DTYPES, EMBEDDED
-    from attnctl.sampling_names import SCHEDULERS
+    from attnctl.sampling import SCHEDULERS
 
     add = group.add_argument  # type: ignore[attr-defined]
     add("--model", metavar="NAME", help=f"as for `attnctl run`; default {EMBEDDED}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnctl.sites import enumerate_sites
+from attnctl.families.unet import enumerate_sites
 from attnctl.testing import tiny_model, tiny_sd, tiny_sdxl
 from attnctl.testing.tiny import TEXT_LENGTH, WORDS, tiny_tokenizer
 
