@@ -11,6 +11,7 @@ from attnctl import __version__
 from attnctl.arguments import Parser, add_inversion_arguments, names, number, picture_size, whole
 from attnctl.command import Command, Commands
 from attnctl.loading import DTYPES, EMBEDDED
+from attnctl.request import GUIDANCE, STEPS
 from attnctl.sampling_names import SCHEDULERS
 from attnctl.terminal import say
 
@@ -266,11 +267,11 @@ def _model_options(group: Any) -> None:
 
 def _sampling_options(group: Any) -> None:
     group.add_argument("--seed", metavar="N", type=whole, help="seed of the start noise; default 0")
-    group.add_argument("--steps", metavar="N", type=whole, help="denoising steps; default: the model's, else 50")
+    group.add_argument("--steps", metavar="N", type=whole, help=f"denoising steps; default: the model's, else {STEPS}")
     group.add_argument(
         "--guidance", metavar="G", type=number,
         help="classifier-free guidance, at least 1; 1 is the conditional prediction alone; "
-        "default: the model's, else 7.5",
+        f"default: the model's, else {GUIDANCE}",
     )  # fmt: skip
     group.add_argument("--negative-prompt", metavar="TEXT", default="", help="text of the unconditional half")
     _size_option(group)
