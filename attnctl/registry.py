@@ -129,13 +129,28 @@ class Registry:
         """Data sets by name."""
         return self.classes["dataset"]
 
+    def class_of(self, kind: str, name: str) -> Any:
+        """Return what plugins provide of a kind, one of `KINDS`, under a name.
+
+        Raises:
+            InputError: There is no such one; the message lists those that are known.
+        """
+        known = self.classes[kind]
+        if name not in known:
+            fault = unknown(kind, name, known)
+            for plugin in self.broken:
+                if plugin.name == name:
+                    fault.hint = f"the plugin {name!r} is installed but broken: {plugin.error}"
+            raise fault
+        return known[name]
+
     def method(self, name: str | Plugin) -> type[EditMethod]:
         """Return a method's class by its name, or that of one that is built.
 
         Raises:
             InputError: There is no such method.
         """
-        found = self._get("method", name) if isinstance(name, str) else type(_checked(EditMethod, name))
+        found = self.class_of("method", name) if isinstance(name, str) else type(_checked(EditMethod, name))
         return cast(type[EditMethod], found)
 
     def inversion(self, name: str) -> type[Inversion]:
@@ -144,7 +159,7 @@ class Registry:
         Raises:
             InputError: There is no such inversion.
         """
-        return cast(type[Inversion], self._get("inversion", name))
+        return cast(type[Inversion], self.class_of("inversion", name))
 
     def modifier(self, name: str) -> type[Modifier]:
         """Return a modifier class.
@@ -152,7 +167,7 @@ class Registry:
         Raises:
             InputError: There is no such modifier.
         """
-        return cast(type[Modifier], self._get("modifier", name))
+        return cast(type[Modifier], self.class_of("modifier", name))
 
     def make_method(
         self, name: str | Plugin, settings: Mapping[str, Any] | None = None, preset: str | None = None
@@ -204,7 +219,7 @@ class Registry:
             InputError: Unknown data set, preset or setting, a value out of range, or a path too few or too many.
         """
         wanted = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
-        kind = cast(type[Dataset], self._get("dataset", wanted.name))
+        kind = cast(type[Dataset], self.class_of("dataset", wanted.name))
         given = dict(settings or {})
         if wanted.path is not None:
             if not kind.needs_path:
@@ -222,7 +237,7 @@ class Registry:
         """Build any plugin: settings validated on top of those of its preset."""
         from attnctl.config import build_config
 
-        found: type[Plugin] = self._get(kind, name)
+        found: type[Plugin] = self.class_of(kind, name)
         if preset is not None and preset not in found.presets:
             raise unknown(f"preset of {name}", preset, found.presets)
         base = {} if preset is None else found.presets[preset].settings
@@ -253,16 +268,6 @@ class Registry:
         listed = PluginEntry(name, owner, version, target, tuple(provides), error)
         self.plugins.append(listed)
         return listed
-
-    def _get(self, kind: str, name: str) -> Any:
-        known = self.classes[kind]
-        if name not in known:
-            fault = unknown(kind, name, known)
-            for plugin in self.broken:
-                if plugin.name == name:
-                    fault.hint = f"the plugin {name!r} is installed but broken: {plugin.error}"
-            raise fault
-        return known[name]
 
     def _collect(self, plugin: object, owner: str) -> list[str]:
         others = [p for p in self._manager.get_plugins() if p is not plugin]

@@ -54,7 +54,7 @@ def build_parser(plugged: Mapping[str, type[Command]] | None = None) -> argparse
     parser = Parser(prog="attnctl", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument("--version", action="version", version=f"attnctl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_run, _methods, _inversions, _modifiers, _explain, _invert, _cache, _sites, _tokens, _plugins, _doctor):
+    for add in (_run, _catalogues, _explain, _invert, _cache, _sites, _tokens, _plugins, _doctor):
         add(commands)
     for command in plugged.values():
         _plugged(commands, command)
@@ -120,22 +120,27 @@ def _run(commands: Any) -> None:
     )  # fmt: skip
 
 
-def _methods(commands: Any) -> None:
-    about = "List the edit methods, or show one: its paper, settings with their ranges, presets and citation."
-    parser = _listing(commands, "methods", "list edit methods, or show one", about)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this method in full")
+_CATALOGUES = {
+    "methods": (
+        "list edit methods, or show one",
+        "List the edit methods, or show one: its paper, settings with their ranges, presets and citation.",
+    ),
+    "inversions": (
+        "list inversions of real pictures, or show one",
+        "List the inversions, which turn a real picture into the noise that a method starts from, or show one.",
+    ),
+    "modifiers": (
+        "list additions to methods, or show one",
+        "List the modifiers, which add to an edit whatever its method is, or show one.",
+    ),
+}
+"""Commands that list what plugins provide, with their summaries and descriptions."""
 
 
-def _inversions(commands: Any) -> None:
-    about = "List the inversions, which turn a real picture into the noise that a method starts from, or show one."
-    parser = _listing(commands, "inversions", "list inversions of real pictures, or show one", about)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this inversion in full")
-
-
-def _modifiers(commands: Any) -> None:
-    about = "List the modifiers, which add to an edit whatever its method is, or show one."
-    parser = _listing(commands, "modifiers", "list additions to methods, or show one", about)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this modifier in full")
+def _catalogues(commands: Any) -> None:
+    for name, texts in _CATALOGUES.items():
+        parser = _listing(commands, name, *texts)
+        parser.add_argument("name", nargs="?", metavar="NAME", help=f"show this {name.removesuffix('s')} in full")
 
 
 def _invert(commands: Any) -> None:
