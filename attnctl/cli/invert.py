@@ -103,9 +103,9 @@ def _read(arguments: Namespace, registry: Registry) -> tuple[InversionSpec, Samp
     check_model(arguments)
     check_text(arguments.source_prompt)
     sampling = Example.of(arguments.model).fill(Sampling.of(arguments))
-    if arguments.scheduler != "ddim":
+    if sampling.scheduler != "ddim":
         raise InputError(
-            f"a picture is inverted with DDIM, so --scheduler cannot be {arguments.scheduler}",
+            f"a picture is inverted with DDIM, so --scheduler cannot be {sampling.scheduler}",
             hint="leave --scheduler out",
         )
     name = arguments.inversion or INVERSION

@@ -96,9 +96,9 @@ def _checked(
             raise InputError(
                 "--inversion is for real pictures, and there is none", hint="give --image, or leave --inversion out"
             )
-    if arguments.image is not None and arguments.scheduler != "ddim":
+    if arguments.image is not None and sampling.scheduler != "ddim":
         raise InputError(
-            f"a real picture is inverted with DDIM, so --scheduler cannot be {arguments.scheduler}",
+            f"a real picture is inverted with DDIM, so --scheduler cannot be {sampling.scheduler}",
             hint="leave --scheduler out",
         )
     request = EditRequest(
