@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -323,8 +323,9 @@ class Registry:
             raise PluginError(f"the plugin file {path} cannot be used: {plugin.error}", hint="mend the file")
 
 
-def _checked(kind: type[PluginT], made: object) -> PluginT:
-    """Refuse what was built, but is of another kind than is needed."""
+def _checked(base: Callable[..., PluginT], made: object) -> PluginT:
+    """Refuse what was built, but is of another kind than is needed; `base` is a class, which may be abstract."""
+    kind = cast(type[PluginT], base)
     if not isinstance(made, kind):
         raise InputError(
             f"this must be an instance of {kind.__name__}, found {made!r}",
