@@ -8,11 +8,11 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pluggy
 
@@ -25,7 +25,9 @@ from attnctl.inversion import Inversion, InversionSpec
 from attnctl.method import EditMethod
 from attnctl.metric import Metric
 from attnctl.modifier import Modifier
-from attnctl.plugin import Described, Preset, Settings
+from attnctl.plugin import Described, Plugin
+
+PluginT = TypeVar("PluginT", bound=Plugin)
 
 GROUP = "attnctl"
 KINDS: Mapping[str, tuple[str, type[Described]]] = {
@@ -131,13 +133,29 @@ class Registry:
         """Data sets by name."""
         return self.classes["dataset"]
 
-    def method(self, name: str) -> type[EditMethod]:
-        """Return a method class.
+    def class_of(self, kind: str, name: str) -> Any:
+        """Return what plugins provide of a kind, one of `KINDS`, under a name.
+
+        Raises:
+            InputError: There is no such one; the message lists those that are known.
+        """
+        known = self.classes[kind]
+        if name not in known:
+            fault = unknown(kind, name, known)
+            for plugin in self.broken:
+                if plugin.name == name:
+                    fault.hint = f"the plugin {name!r} is installed but broken: {plugin.error}"
+            raise fault
+        return known[name]
+
+    def method(self, name: str | Plugin) -> type[EditMethod]:
+        """Return a method's class by its name, or that of one that is built.
 
         Raises:
             InputError: There is no such method.
         """
-        return cast(type[EditMethod], self._get("method", name))
+        found = self.class_of("method", name) if isinstance(name, str) else type(_checked(EditMethod, name))
+        return cast(type[EditMethod], found)
 
     def inversion(self, name: str) -> type[Inversion]:
         """Return an inversion class.
@@ -145,7 +163,7 @@ class Registry:
         Raises:
             InputError: There is no such inversion.
         """
-        return cast(type[Inversion], self._get("inversion", name))
+        return cast(type[Inversion], self.class_of("inversion", name))
 
     def modifier(self, name: str) -> type[Modifier]:
         """Return a modifier class.
@@ -153,16 +171,18 @@ class Registry:
         Raises:
             InputError: There is no such modifier.
         """
-        return cast(type[Modifier], self._get("modifier", name))
+        return cast(type[Modifier], self.class_of("modifier", name))
 
-    def make_method(self, name: str, settings: Mapping[str, Any], preset: str | None = None) -> EditMethod:
-        """Build a method with validated settings; those of the preset come first.
+    def make_method(
+        self, name: str | Plugin, settings: Mapping[str, Any] | None = None, preset: str | None = None
+    ) -> EditMethod:
+        """Build a method with validated settings, those of the preset first; one that is built is returned as it is.
 
         Raises:
             InputError: Unknown method, preset or setting, or a value out of range.
         """
-        kind = self.method(name)
-        return kind(_config(kind, settings, preset))
+        made = self._make("method", name, settings, preset) if isinstance(name, str) else name
+        return _checked(EditMethod, made)
 
     def make_inversion(self, spec: InversionSpec) -> Inversion:
         """Build the inversion that a plan asks for, with validated settings; one called ``preset`` names a preset.
@@ -170,19 +190,21 @@ class Registry:
         Raises:
             InputError: Unknown inversion, preset or setting, or a value out of range.
         """
-        kind = self.inversion(spec.name)
-        settings = dict(spec.options)
-        return kind(_config(kind, settings, settings.pop("preset", None)))
+        return _checked(Inversion, self._make("inversion", spec.name, *_preset_apart(dict(spec.options))))
 
-    def make_modifier(self, name: str, settings: Mapping[str, Any]) -> Modifier:
+    def make_modifier(self, name: str, settings: Mapping[str, Any] | Plugin) -> Modifier:
         """Build a modifier with validated settings; one called ``preset`` names a preset.
+
+        Args:
+            name: Its name.
+            settings: Its settings; or the modifier itself, which is returned as it is.
 
         Raises:
             InputError: Unknown modifier, preset or setting, or a value out of range.
         """
-        kind = self.modifier(name)
-        settings = dict(settings)
-        return kind(_config(kind, settings, settings.pop("preset", None)))
+        if isinstance(settings, Plugin):
+            return _checked(Modifier, settings)
+        return _checked(Modifier, self._make("modifier", name, *_preset_apart(settings)))
 
     def make_metric(
         self, name: str, settings: Mapping[str, Any], preset: str | None = None, *, device: str = "cpu"
@@ -192,8 +214,7 @@ class Registry:
         Raises:
             InputError: Unknown metric, preset or setting, or a value out of range.
         """
-        kind = cast(type[Metric], self._get("metric", name))
-        return kind(_config(kind, settings, preset), device=device)
+        return _checked(Metric, self._make("metric", name, settings, preset, device=device))
 
     def make_dataset(self, spec: DatasetSpec | str, settings: Mapping[str, Any] | None = None) -> Dataset:
         """Build a data set from ``NAME[/PRESET][:PATH]`` and further settings; reads no file yet.
@@ -202,7 +223,7 @@ class Registry:
             InputError: Unknown data set, preset or setting, a value out of range, or a path too few or too many.
         """
         wanted = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
-        kind = cast(type[Dataset], self._get("dataset", wanted.name))
+        kind = cast(type[Dataset], self.class_of("dataset", wanted.name))
         given = dict(settings or {})
         if wanted.path is not None:
             if not kind.needs_path:
@@ -210,7 +231,23 @@ class Registry:
             given["path"] = wanted.path
         if kind.needs_path and not given.get("path"):
             raise InputError(f"{kind.name} reads your files, but none were named", hint=f"say {kind.name}:PATH")
-        return kind(_config(kind, given, wanted.preset or kind.default_preset or None))
+        return _checked(
+            Dataset, self._make("dataset", wanted.name, given, wanted.preset or kind.default_preset or None)
+        )
+
+    def _make(
+        self, kind: str, name: str, settings: Mapping[str, Any] | None, preset: str | None, **further: Any
+    ) -> Plugin:
+        """Build any plugin: settings validated on top of those of its preset."""
+        from attnctl.config import build_config
+
+        found: type[Plugin] = self.class_of(kind, name)
+        if preset is not None and preset not in found.presets:
+            raise unknown(f"preset of {name}", preset, found.presets)
+        base = {} if preset is None else found.presets[preset].settings
+        made = found(build_config(found.Config, {**base, **(settings or {})}, owner=name), **further)
+        made.preset = preset
+        return made
 
     def register(
         self, plugin: object, name: str, owner: str = "program", version: str = "", target: str = ""
@@ -235,16 +272,6 @@ class Registry:
         listed = PluginEntry(name, owner, version, target, tuple(provides), error)
         self.plugins.append(listed)
         return listed
-
-    def _get(self, kind: str, name: str) -> Any:
-        known = self.classes[kind]
-        if name not in known:
-            fault = unknown(kind, name, known)
-            for plugin in self.broken:
-                if plugin.name == name:
-                    fault.hint = f"the plugin {name!r} is installed but broken: {plugin.error}"
-            raise fault
-        return known[name]
 
     def _collect(self, plugin: object, owner: str) -> list[str]:
         others = [p for p in self._manager.get_plugins() if p is not plugin]
@@ -312,15 +339,21 @@ class Registry:
             raise PluginError(f"the plugin file {path} cannot be used: {plugin.error}", hint="mend the file")
 
 
-def _config(kind: Any, settings: Mapping[str, Any], preset: str | None) -> Settings:
-    """Validate a plugin's settings on top of those of a preset."""
-    from attnctl.config import build_config
+def _checked(base: Callable[..., PluginT], made: object) -> PluginT:
+    """Refuse what was built, but is of another kind than is needed; `base` is a class, which may be abstract."""
+    kind = cast(type[PluginT], base)
+    if not isinstance(made, kind):
+        raise InputError(
+            f"this must be an instance of {kind.__name__}, found {made!r}",
+            hint="give a name, or what Registry.make_... returned",
+        )
+    return made
 
-    presets: Mapping[str, Preset] = kind.presets
-    if preset is not None and preset not in presets:
-        raise unknown(f"preset of {kind.name}", preset, presets)
-    base = {} if preset is None else presets[preset].settings
-    return build_config(kind.Config, {**base, **settings}, owner=kind.name)
+
+def _preset_apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return settings without the one called ``preset``, and that one."""
+    rest = dict(settings)
+    return rest, rest.pop("preset", None)
 
 
 def _new_manager() -> pluggy.PluginManager:

@@ -23,6 +23,7 @@ from attnctl.engine.rows import Rows
 from attnctl.errors import InputError
 from attnctl.events import Event, Inverted, Progress, Warned
 from attnctl.registry import Registry
+from attnctl.request import GUIDANCE, STEPS
 from attnctl.result import CoverageRow, EditResult, InversionReport, LaneResult, NoOpError, check_coverage
 from attnctl.sampling import Path, Schedule
 from attnctl.steps import Step, steps_of
@@ -177,8 +178,8 @@ class EditSession:
         pixels: Tensor,
         spec: InversionSpec,
         *,
-        steps: int = 50,
-        guidance: float = 7.5,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
         negative_prompt: str = "",
         seed: int = 0,
         on_event: Callable[[Event], None] = lambda event: None,
@@ -327,7 +328,7 @@ class EditSession:
             lane.prompt,
             edit.method.name if edit else "",
             edit.method.config.model_dump(mode="json") if edit else {},
-            request.edits[edit.index].preset if edit else None,
+            edit.method.preset if edit else None,
             self.model.decode_latents(lane.x),
             lane.x,
             torch.cat(history) if history else None,

@@ -66,10 +66,10 @@ def carry_out(arguments: Namespace) -> Done:
         check_picture(arguments.image, arguments.fit, arguments.size)
     if arguments.mask is not None:
         check_picture(arguments.mask, arguments.fit, arguments.size)
-        check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
+        check_users({edit.method_name: registry.method(edit.method).uses_mask for edit in request.edits})
     from attnctl.cli.output import RunOutput
 
-    label = "-".join(dict.fromkeys(edit.method for edit in request.edits))
+    label = "-".join(dict.fromkeys(edit.method_name for edit in request.edits))
     output = RunOutput(arguments.out, label=label, seed=request.seed, force=arguments.force)
     progress = RunProgress()
     try:

@@ -51,7 +51,7 @@ def _with_inversion(plan: EditPlan, method: EditMethod, request: EditRequest, re
     notes = plan.notes
     if request.inversion is not None and spec.name != request.inversion:
         refusal = f"{method.name} works with the inversion {spec.name} alone, not with {request.inversion}"
-        if all(edit.method == method.name for edit in request.edits):
+        if all(edit.method_name == method.name for edit in request.edits):
             raise InputError(refusal, hint="leave --inversion out")
         notes = (*notes, refusal)  # other methods of the run take the one that is asked for
     elif request.inversion is not None:

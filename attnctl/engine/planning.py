@@ -120,7 +120,7 @@ def plan_run(
     sources: dict[Any, str] = {}
     mask = None if request.mask is None else fit_mask(request.mask, latent_size, model.vae_scale)
     if mask is not None:
-        check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
+        check_users({edit.method_name: registry.method(edit.method).uses_mask for edit in request.edits})
     for i, edit in enumerate(request.edits):
         method = registry.make_method(edit.method, edit.settings, edit.preset)
         seen = request.plan_request(i, mask)

@@ -171,7 +171,7 @@ def view(model: Model) -> ModelView:
     return ModelView(model.sites, (8, 8), model.text_length, model.pipe.tokenizer)
 
 
-PLAN = PlanRequest("a red dog on the grass", "a red cat on the grass", "", False, 50, 7.5)
+PLAN = PlanRequest("a red dog on the grass", "a red cat on the grass", real=False)
 
 
 def layers(settings: dict, sites: Any) -> tuple[int, ...]:

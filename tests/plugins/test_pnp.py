@@ -155,7 +155,7 @@ def view(model: Model) -> ModelView:
     return ModelView(model.sites, (8, 8), model.text_length, model.pipe.tokenizer)
 
 
-PLAN = PlanRequest("a red dog", None, "", True, 50, 7.5)
+PLAN = PlanRequest("a red dog", None, real=True)
 
 
 def test_a_plan_of_fifty_steps_is_the_papers(shared_tiny_model: Model) -> None:

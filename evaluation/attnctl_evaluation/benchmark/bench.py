@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from attnctl.dataset import Case
 from attnctl.errors import AttnctlError, InputError
 from attnctl.registry import Registry
-from attnctl.request import Edit, EditRequest, PlanRequest
+from attnctl.request import Edit, EditRequest, PlanRequest, Sampling
 from attnctl_evaluation.benchmark.plan import choose_cases, folders, noise_seed
 from attnctl_evaluation.benchmark.spec import CompareSpec, Entry
 from attnctl_evaluation.records import Failure, Record, Timing
@@ -20,7 +20,9 @@ from attnctl_evaluation.records import Failure, Record, Timing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnctl.method import EditMethod
     from attnctl.model import Model
+    from attnctl.modifier import Modifier
     from attnctl.session import EditSession
     from attnctl_evaluation.metrics.protocols import Panel
 
@@ -160,6 +162,18 @@ class Bench:
             for folder, (label, (inversion, asked, reads)) in zip(names, planned.items(), strict=True)
         }
 
+    @cached_property
+    def built(self) -> Mapping[str, tuple[EditMethod, Mapping[str, Modifier]]]:
+        """Per entry, its method and its modifiers, validated once for all jobs of this process."""
+        make = self.registry
+        return {
+            label: (
+                make.make_method(entry.method, entry.settings, entry.preset),
+                {name: make.make_modifier(name, settings) for name, settings in entry.modifiers.items()},
+            )
+            for label, entry in self.spec.methods.items()
+        }
+
     def run(self, case: str, seed: int) -> JobResult:
         """Work off one job; faults of methods, pictures and metrics become rows.
 
@@ -188,28 +202,25 @@ class Bench:
         """
         spec, first = self.spec, self.spec.methods[labels[0]]
         asked = self.entries[labels[0]].asked if pixels is not None else None
+        scheduler = "ddim" if pixels is not None else spec.scheduler
+        sampling = Sampling.of(spec, seed=noise_seed(case.seed, seed), size=self.size, scheduler=scheduler)
         return EditRequest(
             tuple(self.edit(label, case) for label in labels),
             source_prompt=case.source_prompt,
             pixels=pixels,
             mask=mask,
-            negative_prompt=spec.negative_prompt,
-            steps=spec.steps or 50,
-            guidance=7.5 if spec.guidance is None else spec.guidance,
-            seed=noise_seed(case.seed, seed),
-            size=self.size,
-            scheduler="ddim" if pixels is not None else spec.scheduler,
             inversion=asked,
             inversion_settings=self._inversion_settings(first, asked),
-            max_rows=spec.max_rows,
             check_reconstruction=False,
             allow_no_op=True,  # told apart lane by lane, so that one idle edit does not fail the others
+            **vars(sampling),
         )
 
     def edit(self, label: str, case: Case) -> Edit:
         """Return an entry's lane for a case."""
-        entry = self.spec.methods[label]
-        return Edit(case.prompt, entry.method, entry.settings, entry.preset, label, entry.modifiers)
+        method, modifiers = self.built[label]
+        fresh = {name: modifier.again() for name, modifier in modifiers.items()}
+        return Edit(case.prompt, method.again(), name=label, modifiers=fresh)
 
     def _inversion_settings(self, entry: Entry, asked: str | None) -> Mapping[str, Any]:
         if asked is None:
@@ -223,7 +234,7 @@ class Bench:
             InputError: The entry asks for an inversion that its method cannot work with.
         """
         wanted = entry.inversion or self.spec.inversion
-        method = self.registry.make_method(entry.method, entry.settings, entry.preset)
+        method = self.built[label][0].again()
         if not any(case.real for case in self.cases.values()):
             return "none", None, True  # what is generated is generated from it
         for case in (case for case in self.cases.values() if case.real):
@@ -244,16 +255,8 @@ class Bench:
         return wanted or "none", wanted, method.needs_source_prompt or None
 
     def _look(self, case: Case, inversion: str | None) -> PlanRequest:
-        spec = self.spec
-        return PlanRequest(
-            case.prompt,
-            case.source_prompt,
-            spec.negative_prompt,
-            True,
-            spec.steps or 50,
-            7.5 if spec.guidance is None else spec.guidance,
-            inversion,
-        )
+        sampling = Sampling.of(self.spec, size=self.size, scheduler="ddim")
+        return PlanRequest(case.prompt, case.source_prompt, real=True, inversion=inversion, **vars(sampling))
 
     def _view(self) -> Any:
         from attnctl.method import ModelView

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from attnctl.errors import InputError, unknown
 from attnctl.files import reason, shown
+from attnctl.request import Sampling
 
 CONFIG_NAME = "compare.toml"
 """The resolved configuration's file in the run folder."""
@@ -90,12 +91,12 @@ class CompareSpec(_Part):
     metrics: tuple[str, ...] = ()
     metric_settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
-    steps: int | None = Field(None, ge=1)
-    guidance: float | None = Field(None, ge=1, allow_inf_nan=False)
+    steps: int | None = None
+    guidance: float | None = None
     negative_prompt: str = ""
     size: tuple[int, int] | None = None
     scheduler: str = "ddim"
-    max_rows: int | None = Field(None, ge=1)
+    max_rows: int | None = None
     model: str = "micro"
     revision: str | None = None
     dtype: str | None = None
@@ -133,6 +134,11 @@ class CompareSpec(_Part):
     def _known_baseline(self) -> CompareSpec:
         if self.baseline and self.baseline not in self.methods:
             raise ValueError(f"the baseline {self.baseline!r} is none of the methods {', '.join(self.methods)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> CompareSpec:
+        Sampling.of(self)  # knows what is allowed
         return self
 
     @property
@@ -173,6 +179,8 @@ def build_spec(data: Mapping[str, Any], where: str) -> CompareSpec:
         raise InputError(f"{where} names no methods", hint="give --methods NAME,NAME; `attnctl methods` lists them")
     try:
         return CompareSpec.model_validate(dict(data))
+    except InputError as error:
+        raise InputError(f"{where}: {error.message}", hint=error.hint) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

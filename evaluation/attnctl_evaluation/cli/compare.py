@@ -94,22 +94,11 @@ def _what(group: object, names: object) -> None:
 
 
 def _sampling(group: object) -> None:
-    from attnctl.arguments import number, picture_size, whole
-    from attnctl.loading import DTYPES, EMBEDDED
-    from attnctl.sampling import SCHEDULERS
+    from attnctl.arguments import add_model_arguments, add_sampling_arguments, whole
 
+    add_model_arguments(group, default=None)
+    add_sampling_arguments(group)
     add = group.add_argument  # type: ignore[attr-defined]
-    add("--model", metavar="NAME", help=f"as for `attnctl run`; default {EMBEDDED}")
-    add("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
-    add("--dtype", metavar="TYPE", help=f"{', '.join(DTYPES)}; default: float32 on a CPU, else float16")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps; default: the best there is")
-    add("--config", metavar="FOLDER", help="configuration for a .safetensors file that does not tell")
-    add("--steps", metavar="N", type=whole, help="denoising steps; default: the model's, else 50")
-    add("--guidance", metavar="G", type=number, help="classifier-free guidance; default: the model's, else 7.5")
-    add("--negative-prompt", metavar="TEXT", help="text of the unconditional half")
-    add("--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's")
-    add("--scheduler", metavar="NAME", help=f"for generated sources: {', '.join(SCHEDULERS)}; default ddim")
-    add("--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory")
     add("--threads", metavar="N", type=whole, help="torch threads of each process; default: those of the run that is continued, else this machine's cores shared among the workers")  # fmt: skip # noqa: E501
 
 
