@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attnctl.controller import Controller, Observation, StepCall
-from attnctl.engine.fused import explicit_map
+from attnctl.engine.kernels import explicit_map
 from attnctl.errors import PluginError
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.registry import Registry
