@@ -109,16 +109,18 @@ def gives_sums(device: str, dtype: torch.dtype, width: int) -> bool:
     Asked once per process for a kind of device, type and width of heads, by a small attention done both ways.
     """
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 2, n, width, generator=generator).to(device, dtype) for n in (5, 19, 19))
     try:
+        q, k, v = (torch.randn(1, 2, n, width, generator=generator).to(device, dtype) for n in (5, 19, 19))
         with torch.no_grad():
             out, sums = _with_sums(q, k, v, None)
+            logits = q.double() @ k.double().transpose(-1, -2) * width**-0.5
+            pairs = ((sums, torch.logsumexp(logits, -1)), (out, torch.softmax(logits, -1) @ v.double()))
+            near = 8 * torch.finfo(dtype).eps
+            return all(
+                x.shape == y.shape and bool(((x.double() - y).abs() <= near * (1 + y.abs())).all()) for x, y in pairs
+            )
     except (RuntimeError, AttributeError, NotImplementedError, TypeError, ValueError):
         return False
-    logits = q.double() @ k.double().transpose(-1, -2) * width**-0.5
-    near = 8 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps if dtype != torch.float64 else 0.0)
-    pairs = ((sums, torch.logsumexp(logits, -1)), (out, torch.softmax(logits, -1) @ v.double()))
-    return all(x.shape == y.shape and bool(((x.double() - y).abs() <= near * (1 + y.abs())).all()) for x, y in pairs)
 
 
 def explicit_map(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
