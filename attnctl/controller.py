@@ -171,8 +171,8 @@ class Controller:
             )
         if self.where is not None and (self.where.kind == "feature") != (self.action == "on_feature"):
             raise PluginError(
-                f"controller {self.name!r} binds {self.action!r} to {self.where.kind} sites",
-                hint="on_feature goes with kind 'feature', every other action with 'self' or 'cross'",
+                f"controller {self.name!r} binds {self.action!r} to {self.where.what} sites",
+                hint="on_feature goes with kind 'feature', every other action with sites that attend",
             )
 
     @property

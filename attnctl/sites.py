@@ -206,6 +206,11 @@ class Where:
             for s in sites
             if (self.kind is None or s.kind == self.kind) and (self.attends is None or s.attends(*self.attends))
         ]
+        if not of_kind:
+            raise SelectionError(
+                f"{self} selects no site of this model: it has no {self.what} sites",
+                hint=f"it has {_sorts(sites)}; `attnctl sites` lists them",
+            )
         self._reject_unknown(of_kind)
         blocks = (self.block,) if isinstance(self.block, str) else self.block
         found = tuple(
@@ -257,13 +262,22 @@ class Where:
         return " ".join(parts)
 
 
+def _sorts(sites: Iterable[Site]) -> str:
+    """Say which kinds of sites there are, and what attends to what at them."""
+    found: dict[str, list[str]] = {}
+    for site in sites:
+        pairs = [f"{query}->{key}" for query in site.queries for key in site.keys]
+        found.setdefault(site.kind, []).extend(pair for pair in pairs if pair not in found.get(site.kind, []))
+    return ", ".join(f"{kind} sites" + (f" ({', '.join(p)})" if p else "") for kind, p in found.items()) or "no sites"
+
+
 def describe_sites(sites: Iterable[Site], latent_size: tuple[int, int]) -> str:
     """Summarise sites by resolution, for example ``layers 0-1 (16x16), layers 2-3 (8x8)``."""
     groups: list[tuple[tuple[int, int], list[int]]] = []
     for site in sites:
         grid = site.grid(latent_size)
         if groups and groups[-1][0] == grid:
-            groups[-1][1].append(site.layer)
+            groups[-1][1].extend([site.layer] if site.layer not in groups[-1][1] else [])
         else:
             groups.append((grid, [site.layer]))
     return ", ".join(f"layers {compact_range(layers)} ({h}x{w})" for (h, w), layers in groups) or "none"
