@@ -153,7 +153,7 @@ class Attend:
         """The term itself, so that a term and a sum are read alike."""
         return (self,)
 
-    def __add__(self, other: Attend | AttendJoint | AttendSum) -> AttendSum:
+    def __add__(self, other: Expression) -> AttendSum:
         return AttendSum(self.terms + other.terms)
 
     def __or__(self, other: Attend | AttendJoint) -> AttendJoint:
@@ -237,7 +237,7 @@ class AttendJoint:
         """Itself, so that it and a sum are read alike."""
         return (self,)
 
-    def __add__(self, other: Attend | AttendJoint | AttendSum) -> AttendSum:
+    def __add__(self, other: Expression) -> AttendSum:
         return AttendSum(self.terms + other.terms)
 
     def __or__(self, other: Attend) -> AttendJoint:
@@ -267,7 +267,7 @@ class AttendSum:
         """Every lane name that the sum reads."""
         return frozenset().union(*(t.lanes for t in self.terms))
 
-    def __add__(self, other: Attend | AttendJoint | AttendSum) -> AttendSum:
+    def __add__(self, other: Expression) -> AttendSum:
         return AttendSum(self.terms + other.terms)
 
     def __mul__(self, factor: float) -> AttendSum:
@@ -277,3 +277,7 @@ class AttendSum:
 
     def __str__(self) -> str:
         return " + ".join(str(t) for t in self.terms)
+
+
+Expression = Attend | AttendJoint | AttendSum
+"""What a row's attention is set to."""

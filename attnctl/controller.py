@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from attnctl.attend import Attend, AttendSum, AttentionCall
+from attnctl.attend import AttentionCall, Expression
 from attnctl.branches import HALVES, Half, LaneTensors
 from attnctl.errors import PluginError
 from attnctl.sites import Where
@@ -139,7 +139,7 @@ class Controller:
     where: Where | None = None
     when: When = When()  # noqa: RUF009  (frozen)
     passes: tuple[Half, ...] = ("cond",)
-    attend: Attend | AttendSum | Callable[[Step], Attend | AttendSum | None] | None = None
+    attend: Expression | Callable[[Step], Expression | None] | None = None
     on_qkv: Callable[[AttentionCall, LaneTensors, LaneTensors, LaneTensors], tuple[Tensor, Tensor, Tensor]] | None = (
         None
     )
@@ -185,7 +185,7 @@ class Controller:
         """Whether the action works on latents between denoiser calls."""
         return self.action in STEP_ACTIONS
 
-    def expression(self, step: Step) -> Attend | AttendSum | None:
+    def expression(self, step: Step) -> Expression | None:
         """Return the attention expression of a step, or None when there is none at that step."""
         return self.attend(step) if callable(self.attend) else self.attend
 

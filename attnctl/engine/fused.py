@@ -216,7 +216,7 @@ def _values(term: RowTerm, p: Projections, columns: Tensor | None) -> Tensor:
     t = t.to(joined.dtype)
     mapped = t[:, None] * joined if t.ndim == 1 else t @ joined
     sizes = [parts[i].shape[2] for i in counting]
-    for i, part in zip(counting, mapped.split(sizes, dim=2), strict=True):
+    for i, part in zip(counting, torch.split(mapped, sizes, dim=2), strict=True):
         parts[i] = part
     return mapped if len(counting) == len(parts) else torch.cat(parts, dim=2)
 

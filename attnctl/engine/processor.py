@@ -65,7 +65,8 @@ class ControlledProcessor:
     """
 
     def __new__(cls, original: Any, site: Site) -> ControlledProcessor:  # noqa: D102
-        return object.__new__(_standing_for(type(original)))
+        kind: Any = type(original)
+        return object.__new__(_standing_for(kind))
 
     def __init__(self, original: Any, site: Site) -> None:
         self.original = original

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnctl.attend import Attend, AttendJoint, AttendSum, AttentionCall, Lane
+from attnctl.attend import Attend, AttendJoint, AttentionCall, Expression, Lane
 from attnctl.branches import Branches, Row
 from attnctl.engine.operation import Bound, Operation, Piece, RowAction, RowJoint, RowTerm, shape_error
 from attnctl.errors import PluginError
@@ -95,7 +95,7 @@ class Resolver:
     call: AttentionCall
     device: torch.device
 
-    def row(self, expression: Attend | AttendJoint | AttendSum) -> tuple[RowTerm | RowJoint, ...]:
+    def row(self, expression: Expression) -> tuple[RowTerm | RowJoint, ...]:
         """Resolve a row's expression; queries that no term writes get their own attention."""
         segments = {name: (at.start, at.stop) for name, at in self.call.segments.queries.items()}
         said = [term for term in expression.terms if self._adds(term)]

@@ -6,13 +6,14 @@ something to be held against.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from attnctl.attend import Attend, AttendJoint, AttendSum, AttentionCall, Lane
+from attnctl.attend import Attend, AttendJoint, AttentionCall, Expression, Lane
 from attnctl.sites import Layout
 
 
@@ -34,14 +35,16 @@ class ExplicitAttention:
     layout: Layout
     call: AttentionCall | None = None
 
-    def attend(self, expression: Attend | AttendJoint | AttendSum) -> Tensor:
+    def attend(self, expression: Expression) -> Tensor:
         """Return what the edited lane's attention gives under an expression, (H, N, D) float64."""
         own = self.map() @ self.v["self"].double()
         total, written = torch.zeros_like(own), torch.zeros(own.shape[1], dtype=torch.bool)
         for term in expression.terms:
             to = self.layout.queries if term.to is None else {term.to} & self.layout.queries.keys()
             out = self._joint(term) if isinstance(term, AttendJoint) else self._term(term)
-            for segment in to if out is not None else ():
+            if out is None:
+                continue
+            for segment in to:
                 at = self.layout.queries[segment]
                 total[:, at] += term.weight * out[:, at]
                 written[at] = True
@@ -53,12 +56,12 @@ class ExplicitAttention:
 
     def _tokens(self, part: Mapping[str, Tensor], lane: Lane, segments: Mapping[str, slice]) -> Tensor:
         names = {name: lane if isinstance(lane, str) else lane.get(name, "self") for name in segments}
-        return torch.cat([part[names[name]][:, at] for name, at in segments.items()], dim=1).double()
+        return torch.cat([part[names[name]][:, at].double() for name, at in segments.items()], dim=1)
 
     def _logits(self, term: Attend) -> Tensor:
         q = self._tokens(self.q, term.q, self.layout.queries)
         k = torch.cat([self._tokens(self.k, lane, self.layout.keys) for lane in term.key_lanes], dim=1)
-        return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
 
     def _values(self, lanes: Sequence[Lane]) -> Tensor:
         return torch.cat([self._tokens(self.v, lane, self.layout.keys) for lane in lanes], dim=1)
@@ -106,7 +109,7 @@ class ExplicitAttention:
     def _joint(self, joint: AttendJoint) -> Tensor | None:
         logits, values = [], []
         for part in joint.parts:
-            if part.keys in self.layout.keys:
+            if part.keys is not None and part.keys in self.layout.keys:
                 inside = self._inside(part.keys, len(part.key_lanes))
                 logits.append(self._logits(part)[..., inside])
                 values.append(self._values(part.value_lanes)[:, inside])

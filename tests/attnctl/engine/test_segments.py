@@ -384,3 +384,15 @@ def test_pieces_of_rows_merge_into_rows() -> None:
     joint = RowJoint((RowTerm.own(1), replace(RowTerm.own(2), q=(Piece(0),))))
     assert joint.rows("q") == {1, 0}
     assert not joint.plain
+
+
+@ORDERS
+def test_values_can_be_mixed_token_by_token(site: Site) -> None:
+    call = call_of(site)
+    m = torch.linspace(0, 1, call.keys, dtype=torch.float64)
+    q, k, v = project(call.keys)
+    expression = Attend(IMAGE, IMAGE, "source", value_map=m) + Attend(IMAGE, IMAGE, value_map=1 - m)
+    mixed = v.clone()
+    mixed[1] = m[:, None] * v[0] + (1 - m)[:, None] * v[1]
+    expected = explicit(Attend(IMAGE, IMAGE), (q, k, mixed), call)
+    torch.testing.assert_close(fused(operation(site, expression)[0], (q, k, v))[1], expected)

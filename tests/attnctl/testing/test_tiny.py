@@ -120,7 +120,7 @@ def test_tiny_transformers_run_in_their_stock_pipelines_and_listen_to_the_text(m
 
 
 @pytest.mark.parametrize("make", [tiny_sd3, tiny_flux])
-def test_tiny_transformers_are_saved_as_safetensors_and_load_to_the_bit(make: Any, tmp_path: Path) -> None:
+def test_tiny_transformers_are_saved_as_safetensors_and_load_in_diffusers(make: Any, tmp_path: Path) -> None:
     import diffusers
 
     made = make(tmp_path / "model", seed=3)
@@ -128,8 +128,13 @@ def test_tiny_transformers_are_saved_as_safetensors_and_load_to_the_bit(make: An
     loaded = type(made).from_pretrained(tmp_path / "model", use_safetensors=True)
     assert isinstance(loaded, diffusers.DiffusionPipeline)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(generate(loaded, PROMPTS[0]), generate(made, PROMPTS[0]))
-    assert not torch.equal(generate(make(), PROMPTS[0]), generate(made, PROMPTS[0]))
+    for name, part in made.components.items():
+        if isinstance(part, torch.nn.Module):
+            weights = getattr(loaded, name).state_dict()
+            assert all(torch.equal(weights[key], weight) for key, weight in part.state_dict().items()), name
+    one, same, other = (generate(pipe, PROMPTS[0]) for pipe in (made, loaded, make()))
+    assert (one - same).norm() < 1e-4 * one.norm()  # weights that lie elsewhere in memory are multiplied otherwise
+    assert (one - other).norm() > 0.1 * one.norm()
 
 
 def test_topologies_of_transformers_are_those_of_the_real_models() -> None:
