@@ -205,7 +205,8 @@ def _values(term: RowTerm, p: Projections, columns: Tensor | None) -> Tensor:
     else:  # padded to D: with values of another width torch falls back to a kernel that stores the whole map
         wide = F.pad(columns, (0, max(0, p.q.shape[-1] - columns.shape[-1])))
         wide = wide.expand(1, p.q.shape[1], -1, -1)
-        parts = [wide[:, :, piece.start : piece.stop] * (not piece.zero) for piece in term.v]
+        cut = [wide[:, :, piece.start : piece.stop] for piece in term.v]
+        parts = [torch.zeros_like(x) if piece.zero else x for x, piece in zip(cut, term.v, strict=True)]
     if term.value_map is None:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     t = term.value_map
