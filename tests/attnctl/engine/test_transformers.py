@@ -22,10 +22,11 @@ from attnctl.engine.operation import Bound
 from attnctl.engine.processor import ControlledProcessor
 from attnctl.engine.resolving import resolve
 from attnctl.errors import ModelError
-from attnctl.sites import Site, Where
+from attnctl.sites import Layout, Site, Where
 from attnctl.steps import Step
 from attnctl.testing import tiny_flux, tiny_sd3
 from attnctl.testing.conformance import distance
+from attnctl.testing.explicit import ExplicitAttention
 
 STEP = Step(0, 1, 500)
 ROWS = (Row("source", "cond"), Row("edit", "cond"))
@@ -278,6 +279,59 @@ def test_image_queries_and_keys_of_the_source_as_if_swapped_by_hand(
     assert distance(edited[1], stock[1]) > 0.02
     assert bound.differs
     assert len(bound.acted) == len(bound.sites)
+
+
+class ByDefinition(TorchFunctionMode):
+    """Attends by explicit maps in float64: the second row under an expression, at calls with so many tokens."""
+
+    def __init__(self, expression: Any, layout: Layout) -> None:
+        super().__init__()
+        self.expression, self.layout = expression, layout
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        given = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
+        out = func(**given)
+        if out.shape[2] != self.layout.query_count:
+            return out
+        lanes = [{"source": given[part][0], "self": given[part][1]} for part in ("query", "key", "value")]
+        return torch.stack([out[0], ExplicitAttention(*lanes, self.layout).attend(self.expression).to(out.dtype)])
+
+
+TO_IMAGE = Attend("source", "source", to="image")
+WORDS = Attend(to="image", values="text")
+EDITS = {
+    "shared": Attend(k=IMAGE, v=IMAGE),
+    "full": TO_IMAGE,
+    "copy": Attend("source", "source", to="image", values="image") + WORDS,
+    "mass": Attend("source", "source", to="image", keys="image", mass=True) + WORDS,
+    "splice": Attend("source", "source", to="image", keys="image") | Attend(to="image", keys="text"),
+    "values of words": Attend(v={"text": "source"}),
+}
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["merged", "folded"])
+@pytest.mark.parametrize("make", [sd3, flux])
+@pytest.mark.parametrize("name", EDITS)
+def test_whole_models_under_an_edit_are_what_explicit_maps_give(
+    make: Callable[[], Made], name: str, grad: bool, joint: Any
+) -> None:
+    made = make()
+    stock = run(made)
+    controller = Controller("c", Where(attends=("image", "text")), attend=EDITS[name])
+    bound = joint.bind(made[0], controller, "edit", 1, (8, 12))
+    with ByDefinition(EDITS[name], bound.sites[0].layout((8, 12), 9)):
+        expected = run(made)
+    with attached(made[0], [bound]) as attachment:
+        attachment.aim(STEP, Branches(ROWS), (8, 12), 9, torch.device("cpu"))
+        with torch.set_grad_enabled(grad):
+            edited = made[0](**made[1], return_dict=False)[0].detach()
+    assert torch.equal(edited[0], stock[0])
+    assert distance(edited[1], expected[1]) < 5e-6
+    assert distance(edited[1], stock[1]) > 1e-2
+    assert bound.differs
 
 
 def test_a_selector_by_segments_finds_the_pictures_own_attention_too(joint: Any) -> None:
