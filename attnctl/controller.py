@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from attnctl.attend import Attend, AttendSum, AttentionCall
+from attnctl.attend import AttentionCall, Expression
 from attnctl.branches import HALVES, Half, LaneTensors
 from attnctl.errors import PluginError
 from attnctl.sites import Where
@@ -149,7 +149,7 @@ class Controller:
     where: Where | None = None
     when: When = When()  # noqa: RUF009  (frozen)
     passes: tuple[Half, ...] = ("cond",)
-    attend: Attend | AttendSum | Callable[[Step], Attend | AttendSum | None] | None = None
+    attend: Expression | Callable[[Step], Expression | None] | None = None
     on_qkv: Callable[[AttentionCall, LaneTensors, LaneTensors, LaneTensors], tuple[Tensor, Tensor, Tensor]] | None = (
         None
     )
@@ -182,8 +182,8 @@ class Controller:
             )
         if self.where is not None and (self.where.kind == "feature") != (self.action == "on_feature"):
             raise PluginError(
-                f"controller {self.name!r} binds {self.action!r} to {self.where.kind} sites",
-                hint="on_feature goes with kind 'feature', every other action with 'self' or 'cross'",
+                f"controller {self.name!r} binds {self.action!r} to {self.where.what} sites",
+                hint="on_feature goes with kind 'feature', every other action with sites that attend",
             )
 
     @property
@@ -207,7 +207,7 @@ class Controller:
         assert act is not None  # `predicts` says whether there is one
         return act(call)
 
-    def expression(self, step: Step) -> Attend | AttendSum | None:
+    def expression(self, step: Step) -> Expression | None:
         """Return the attention expression of a step, or None when there is none at that step."""
         return self.attend(step) if callable(self.attend) else self.attend
 

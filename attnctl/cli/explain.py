@@ -106,7 +106,7 @@ def _controller(bound: Bound, size: tuple[int, int]) -> dict[str, Any]:
 
     return {
         "name": bound.controller.name,
-        "kind": bound.controller.where.kind if bound.controller.where is not None else "latents",
+        "kind": bound.controller.where.what if bound.controller.where is not None else "latents",
         "selector": str(bound.controller.where) if bound.controller.where is not None else "",
         "sites": describe_sites(bound.sites, size) if bound.sites else "",
         "steps": compact_range(bound.steps),
