@@ -28,4 +28,6 @@ def test_an_actor_that_is_killed_loses_nothing(fixtures_dir: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "done"
     assert "it is tried again" in done.stderr
+    assert "no sign of life" in done.stderr
+    assert content(tmp_path / "hung") == content(tmp_path / "one")
     assert content(tmp_path / "ray") == content(tmp_path / "one")
