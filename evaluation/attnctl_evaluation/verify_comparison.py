@@ -44,6 +44,7 @@ def verify_comparison(
     from attnctl_evaluation.benchmark.bench import Bench
     from attnctl_evaluation.benchmark.progress import CompareProgress
     from attnctl_evaluation.benchmark.resolve import resolve
+    from attnctl_evaluation.benchmark.runner import run_case
 
     results = Results.read(folder)
     registry = Registry.load(list(replaced.plugins))
@@ -60,7 +61,7 @@ def verify_comparison(
             if case not in bench.cases:
                 pictures.append(Comparison(case, "missing", note="the data set has no such case any more"))
                 continue
-            made = bench.run(case, job_seed)
+            made = run_case(bench, case, job_seed)
             _write(made, out)
             for row in made.records:
                 tried += 1

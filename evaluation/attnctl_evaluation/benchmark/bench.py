@@ -91,6 +91,7 @@ class Bench:
         spec: The resolved comparison.
         registry: Plugins; None loads them.
         model: The model that `spec` names; None loads it.
+        cases: The cases that `spec` chooses; None reads the data set.
 
     Attributes:
         spec: The comparison.
@@ -104,7 +105,14 @@ class Bench:
         AttnctlError: Something cannot be loaded.
     """
 
-    def __init__(self, spec: CompareSpec, registry: Registry | None = None, *, model: Model | None = None) -> None:
+    def __init__(
+        self,
+        spec: CompareSpec,
+        registry: Registry | None = None,
+        *,
+        model: Model | None = None,
+        cases: Mapping[str, Case] | None = None,
+    ) -> None:
         import torch
 
         from attnctl.loading import load_model
@@ -115,9 +123,10 @@ class Bench:
             torch.set_num_threads(spec.threads)
         self.spec = spec
         self.registry = Registry.load(spec.plugins) if registry is None else registry
-        dataset = self.registry.make_dataset(spec.dataset, spec.dataset_settings)
-        chosen = choose_cases(dataset.cases(), spec.edit_types, spec.limit)
-        self.cases: dict[str, Case] = {case.id: case for case in chosen}
+        if cases is None:
+            dataset = self.registry.make_dataset(spec.dataset, spec.dataset_settings)
+            cases = {case.id: case for case in choose_cases(dataset.cases(), spec.edit_types, spec.limit)}
+        self.cases: Mapping[str, Case] = cases
         if model is None:
             model = load_model(
                 spec.model, revision=spec.revision, dtype=spec.dtype, device=spec.device, config=spec.config
@@ -173,17 +182,6 @@ class Bench:
             )
             for label, entry in self.spec.methods.items()
         }
-
-    def run(self, case: str, seed: int) -> JobResult:
-        """Work off one job; faults of methods, pictures and metrics become rows.
-
-        Args:
-            case: Case id.
-            seed: Seed of the run.
-        """
-        from attnctl_evaluation.benchmark.runner import run_case
-
-        return run_case(self, self.cases[case], seed)
 
     def request(
         self, labels: list[str], case: Case, seed: int, pixels: Tensor | None, mask: Tensor | None

@@ -8,8 +8,9 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from attnctl.dataset import Case
 from attnctl.errors import AttnctlError
 from attnctl.pictures import png_bytes, to_image
 from attnctl.result import CoverageRow, EditResult, check_coverage
-from attnctl_evaluation.benchmark.bench import Bench, JobResult, failure_of
+from attnctl_evaluation.benchmark.bench import Bench, Facts, JobResult, failure_of
 from attnctl_evaluation.benchmark.plan import picture_name
 from attnctl_evaluation.benchmark.score import Reference, mask_picture, read_reference, score
+from attnctl_evaluation.benchmark.spec import CompareSpec
 from attnctl_evaluation.benchmark.store import INPUT, MASK, TRUTH
 from attnctl_evaluation.records import Failure, Pictures, Record, ScoreRecord, Timing
 
@@ -57,7 +59,7 @@ class _Lane:
 
 
 @dataclass(frozen=True, eq=False)
-class _Material:
+class _CaseInput:
     """What all requests of a case are made from."""
 
     bench: Bench
@@ -71,8 +73,44 @@ class _Material:
         return self.bench.request(list(labels), self.case, self.seed, self.pixels, shown)
 
 
-def run_case(bench: Bench, case: Case, seed: int) -> JobResult:
-    """Edit one case with every entry and measure the pictures; faults become rows."""
+@dataclass(frozen=True)
+class CaseWorker:
+    """Works off jobs in this process.
+
+    Attributes:
+        facts: What the header says of it.
+        run: From case id and seed to what came of them.
+    """
+
+    facts: Facts
+    run: Callable[[str, int], JobResult]
+
+
+def make_worker(bench: Bench) -> CaseWorker:
+    """Return who works off the jobs of a bench."""
+    return CaseWorker(bench.facts, partial(run_case, bench))
+
+
+def load_worker(spec: CompareSpec, index: int) -> CaseWorker:
+    """Load what a worker needs; several workers of a machine share its GPUs evenly.
+
+    Raises:
+        AttnctlError: It cannot be loaded.
+    """
+    if spec.device in (None, "cuda") and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(index % torch.cuda.device_count())
+    return make_worker(Bench(spec))
+
+
+def run_case(bench: Bench, case_id: str, seed: int) -> JobResult:
+    """Edit one case with every entry and measure the pictures; faults of methods, pictures and metrics become rows.
+
+    Args:
+        bench: Model, methods, cases and metrics.
+        case_id: The case.
+        seed: Seed of the run.
+    """
+    case = bench.cases[case_id]
     lanes = [_Lane(label) for label in bench.spec.methods]
     if case.missing:
         gone = Failure(kind="MissingPicture", message=case.missing)
@@ -86,7 +124,7 @@ def run_case(bench: Bench, case: Case, seed: int) -> JobResult:
         return _result(bench, case, seed, lanes, Reference())
     pixels = None if source is None else torch.from_numpy(np.asarray(source).transpose(2, 0, 1) / np.float32(127.5) - 1)
     mask = None if reference.mask is None else torch.from_numpy(reference.mask.copy())
-    generated = _edit(_Material(bench, case, seed, pixels, mask), lanes)
+    generated = _edit(_CaseInput(bench, case, seed, pixels, mask), lanes)
     if source is None:
         reference = replace(reference, source=generated)
     for lane in lanes:
@@ -95,7 +133,7 @@ def run_case(bench: Bench, case: Case, seed: int) -> JobResult:
     return _result(bench, case, seed, lanes, reference)
 
 
-def _edit(material: _Material, lanes: Sequence[_Lane]) -> Image | None:
+def _edit(material: _CaseInput, lanes: Sequence[_Lane]) -> Image | None:
     """Run every lane, together where they can; return the generated source, if there is one."""
     groups: dict[Hashable, list[_Lane]] = {}
     for lane in lanes:
@@ -107,7 +145,7 @@ def _edit(material: _Material, lanes: Sequence[_Lane]) -> Image | None:
     return None if material.case.real else next((image for image in found if image is not None), None)
 
 
-def _attempt(material: _Material, group: Sequence[_Lane]) -> Image | None:
+def _attempt(material: _CaseInput, group: Sequence[_Lane]) -> Image | None:
     """Run some lanes; where that fails, one by one, so that the fault is that of the lane that has it."""
     try:
         return _run(material, group)
@@ -120,7 +158,7 @@ def _attempt(material: _Material, group: Sequence[_Lane]) -> Image | None:
     return next((image for image in found if image is not None), None)
 
 
-def _prepare(material: _Material, lane: _Lane) -> Hashable:
+def _prepare(material: _CaseInput, lane: _Lane) -> Hashable:
     """Plan a lane alone; return what lanes must have in common to run in one request.
 
     Raises:
@@ -149,7 +187,7 @@ def _same_prompt(plan: RunPlan) -> bool:
     return plan.lanes[edit.name].prompt == plan.lanes[edit.source].prompt
 
 
-def _run(material: _Material, group: Sequence[_Lane]) -> Image:
+def _run(material: _CaseInput, group: Sequence[_Lane]) -> Image:
     """Run some lanes in one request and keep what came of each; return the source.
 
     Raises:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from attnctl.dataset import Case
 from attnctl.errors import InputError
@@ -34,13 +34,19 @@ from attnctl_evaluation.records import (
     read_rows,
 )
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 CASES_NAME = "cases.jsonl"
 """The run's cases as plain data, one a line, in the order of the data set."""
 
 INPUT, TRUTH, MASK = "input", "truth", "mask"
 """Folders of pictures that do not depend on the method."""
 
-_OWN_FILES = {HEADER_NAME, RECORDS_NAME, TIMINGS_NAME, CASES_NAME, CONFIG_NAME}
+LOCK_NAME = ".attnctl-lock"
+"""Is there while a process writes the folder, and after one that was killed."""
+
+_OWN_FILES = {LOCK_NAME, HEADER_NAME, RECORDS_NAME, TIMINGS_NAME, CASES_NAME, CONFIG_NAME}
 _NOTE = "What this folder was made from; `attnctl compare FILE` reads it."
 
 
@@ -88,12 +94,14 @@ class RunStore:
 
     def close(self) -> None:
         """Let others write the folder; one that was made for nothing goes."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # Windows keeps the file until it is closed; the next run takes it over
+                (self.folder / LOCK_NAME).unlink()
+            self._lock.release()
+            self._lock = None
         for place in self._made:
             with contextlib.suppress(OSError):  # not empty
                 place.rmdir()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     @property
     def _header(self) -> Path:
@@ -228,7 +236,7 @@ class RunStore:
                 place = self.folder / name
                 if name and place.resolve().parent == self.folder.resolve() and place.is_dir():
                     shutil.rmtree(place, ignore_errors=True)
-        for name in _OWN_FILES:
+        for name in _OWN_FILES - {LOCK_NAME}:
             (self.folder / name).unlink(missing_ok=True)
 
     def _clean(self) -> None:
@@ -291,30 +299,28 @@ def _cut_half_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path) -> BaseFileLock | None:
     """Make the folder and keep other processes from writing it; the lock ends with this process, however it ends.
 
     Returns:
-        The lock's file descriptor; None where the system or the file system has no such locks.
+        The lock; None where the file system has no such locks.
     """
+    from filelock import FileLock, Timeout
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
+    # A marker in place of a lock would outlive a process that is killed, and the run could not be continued.
+    lock = FileLock(folder / LOCK_NAME, timeout=0, fallback_to_soft=False, thread_local=False)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(place)
+        lock.acquire()
+    except Timeout:
         raise InputError(
             f"another process is writing {shown(folder)}", hint="wait for it, or give every process its own --out"
         ) from None
-    except OSError:  # network file systems without locks
+    except (OSError, NotImplementedError):  # network file systems without locks
         with contextlib.suppress(OSError):
-            os.close(place)
+            (folder / LOCK_NAME).unlink()
         return None
-    return place
+    return lock

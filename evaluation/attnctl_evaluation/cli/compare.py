@@ -57,6 +57,11 @@ class Compare(Command):
 
         if arguments.workers < 1:
             raise InputError(f"--workers must be at least 1, found {arguments.workers}", hint="1 works in one process")
+        if arguments.case_timeout is not None and not arguments.case_timeout > 0:
+            raise InputError(
+                f"--case-timeout must be more than 0 seconds, found {arguments.case_timeout:g}",
+                hint="give the longest time that one case may honestly take",
+            )
         shard = None if arguments.shard is None else Shard.parse(arguments.shard)
         registry = Registry.load(arguments.plugins)
         spec = read_spec(arguments, registry)
@@ -70,6 +75,7 @@ class Compare(Command):
             engine=arguments.engine,
             address=arguments.ray_address,
             shard=shard,
+            case_timeout=arguments.case_timeout,
             quiet=arguments.quiet,
         )
         outcome = compare(resolve(spec, registry), registry, options)
@@ -103,7 +109,7 @@ def _sampling(group: object) -> None:
 
 
 def _how(group: object) -> None:
-    from attnctl.arguments import whole
+    from attnctl.arguments import number, whole
 
     add = group.add_argument  # type: ignore[attr-defined]
     add("--out", metavar="FOLDER", help="folder to write to, or to continue; default: one in attnctl-runs that is named after what is asked, so that asking again continues")  # fmt: skip # noqa: E501
@@ -111,6 +117,7 @@ def _how(group: object) -> None:
     add("--retry-failed", action="store_true", help="make rows that failed again")
     add("--shard", metavar="I/N", help="only this part of the cases, counted from 1; `attnctl merge` puts parts together")  # fmt: skip # noqa: E501
     add("--workers", metavar="N", type=whole, default=1, help="number of processes; default 1")
+    add("--case-timeout", metavar="SECONDS", type=number, help="with several workers, or given here: a worker that takes longer to load or for one case is ended, and the case tried again once, then recorded as failed; default 14400")  # fmt: skip # noqa: E501
     add("--engine", metavar="NAME", choices=("local", "ray"), default="local", help="local (default), or ray for a Ray cluster")  # fmt: skip # noqa: E501
     add("--ray-address", metavar="ADDRESS", help="the Ray cluster; default: the one this machine is part of, else a new one here")  # fmt: skip # noqa: E501
     add("--quiet", action="store_true", help="no progress")

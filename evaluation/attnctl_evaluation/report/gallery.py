@@ -22,8 +22,6 @@ from attnctl.errors import InputError
 from attnctl.files import cannot_write, reason, write_atomic
 
 Mode = Literal["auto", "embed", "folder", "none"]
-
-MODES: tuple[Mode, ...] = ("auto", "embed", "folder", "none")
 """The ways that pictures can take."""
 
 EMBED_LIMIT = 16_000_000

@@ -75,7 +75,7 @@ def test_an_interrupt_keeps_what_is_there_and_says_how_to_go_on(go, light, spec,
 def kill(fixtures_dir: Path, folder: Path, *words: str) -> int:
     done = subprocess.run(
         [sys.executable, fixtures_dir / "kill_compare.py", folder, *words],
-        env={**os.environ, "PYTHONPATH": str(fixtures_dir)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(fixtures_dir), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         check=False,

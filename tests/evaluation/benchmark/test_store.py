@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -139,6 +143,35 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path) -> None:
     with RunStore(tmp_path), pytest.raises(InputError, match="another process is writing"):
         RunStore(tmp_path)
     RunStore(tmp_path).close()
+
+
+def test_a_process_that_is_killed_gives_the_folder_back(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from attnctl_evaluation.benchmark.store import RunStore; "
+        "store = RunStore(Path(sys.argv[1])); print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(InputError, match="another process is writing"):
+            RunStore(tmp_path)
+        process.kill()
+    RunStore(tmp_path).close()
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_written_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunStore(tmp_path):
+        pass
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
