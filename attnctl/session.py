@@ -122,6 +122,7 @@ class EditSession:
         on_event: Callable[[Event], None] = lambda event: None,
         *,
         record: bool = False,
+        plan: RunPlan | None = None,
     ) -> EditResult:
         """Edit one source in all the ways that the request asks for.
 
@@ -129,6 +130,7 @@ class EditSession:
             request: What to do.
             on_event: Told about progress and about every inversion's quality.
             record: Keep every lane's latents after every step.
+            plan: What `plan` returned for this very request, as often as you like; None plans now.
 
         Returns:
             Pictures, latents, coverage and costs.
@@ -141,10 +143,11 @@ class EditSession:
         model, ledger = self.model, _Ledger(on_event)
         reset_peak(model.device)
         model.forget()
-        plan = self.plan(request)
+        given, plan = plan, self.plan(request) if plan is None else plan
         for text in (*self._text_warnings(plan), *(n for e in plan.edits for n in e.plan.notes)):
             ledger.warn(text)
-        run = _Run(request, plan, self._schedule(request), make_lanes(plan, model), plan.fresh_bounds())
+        bounds = plan.bounds if given is None else plan.fresh_bounds()  # nobody sees a plan that was made here
+        run = _Run(request, plan, self._schedule(request), make_lanes(plan, model), bounds)
         self._start(run, ledger, on_event)
         histories = {name: [lane.x] for name, lane in run.lanes.items()} if record else {}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attnctl.engine.composing import compose
@@ -73,11 +74,13 @@ class RunPlan:
         lanes: Lanes by name, sources first.
         edits: Edits in the request's order.
         inversions: Distinct inversions that the lanes need, by source lane name.
+        again: Makes the same plan anew.
     """
 
     lanes: dict[str, PlannedLane]
     edits: list[PlannedEdit]
     inversions: dict[str, InversionSpec]
+    again: Callable[[], RunPlan]
 
     @property
     def bounds(self) -> list[Bound]:
@@ -85,8 +88,12 @@ class RunPlan:
         return [b for e in self.edits for b in e.bounds]
 
     def fresh_bounds(self) -> list[Bound]:
-        """Return the bound controllers for one run, which count there where they acted."""
-        return [replace(b, acted=set(), differs=False) for b in self.bounds]
+        """Return the bound controllers for one run, which count there where they acted.
+
+        Every method is asked again: its callbacks may remember something from step to step, and a run must not find
+        what another one left.
+        """
+        return self.again().bounds
 
 
 def model_view(model: Model, latent_size: tuple[int, int]) -> ModelView:
@@ -116,7 +123,7 @@ def plan_run(
         AttnctlError: A method refuses the request, or a selector selects nothing.
     """
     view = model_view(model, latent_size)
-    run = RunPlan({}, [], {})
+    run = RunPlan({}, [], {}, partial(plan_run, request, model, registry, latent_size, steps))
     sources: dict[Any, str] = {}
     mask = None if request.mask is None else fit_mask(request.mask, latent_size, model.vae_scale)
     if mask is not None:

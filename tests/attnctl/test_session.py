@@ -170,9 +170,9 @@ def test_sdxl_is_diffusers_to_the_bit_and_can_be_edited(negative: str, session_w
     other = model.encode_text(negative, unconditional=True)
     same_texts = pipe(  # diffusers encodes both prompts in one batch, which rounds otherwise
         prompt_embeds=torch.cat([t.embeds for t in texts]),
-        pooled_prompt_embeds=torch.cat([t.pooled for t in texts]),
+        pooled_prompt_embeds=torch.cat([t.parts["pooled"] for t in texts]),
         negative_prompt_embeds=other.embeds.repeat(2, 1, 1),
-        negative_pooled_prompt_embeds=other.pooled.repeat(2, 1),
+        negative_pooled_prompt_embeds=other.parts["pooled"].repeat(2, 1),
         latents=noise().repeat(2, 1, 1, 1),
         height=64,
         width=64,

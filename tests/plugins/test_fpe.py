@@ -210,7 +210,7 @@ def test_only_the_conditional_half_is_edited() -> None:
 
 def test_a_real_picture_needs_no_prompt_and_follows_its_path() -> None:
     made = plan(real=True, source_prompt=None)
-    assert (made.source.prompt, made.source.pin) == ("", "start")
+    assert (made.source.prompt, made.source.pin, made.source.pin_plain) == ("", None, "start")
     assert (made.inversion.name, made.inversion.prompt) == ("ddim", "")
     made = plan(real=True, inversion="other")
     assert (made.source.prompt, made.source.pin, made.inversion.name) == (SOURCE, None, "other")
