@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import importlib.util
 import inspect
@@ -18,6 +17,7 @@ import pluggy
 
 from attnctl import command, hookspecs
 from attnctl.dataset import Dataset, DatasetSpec
+from attnctl.entrypoints import first_line, owner_of, points_of
 from attnctl.errors import InputError, PluginError, unknown
 from attnctl.families import finding
 from attnctl.families.base import Family
@@ -94,8 +94,7 @@ class Registry:
         registry = cls()
         only = os.environ.get("ATTNCTL_LOAD_PLUGINS")
         wanted = None if only is None else {n.strip() for n in only.split(",")}
-        points = importlib.metadata.entry_points(group=GROUP)
-        for point in sorted(points, key=lambda p: (owner_of(p)[0] != "attnctl", owner_of(p), p.name)):
+        for point in points_of(GROUP):
             if wanted is None or point.name in wanted:
                 registry._add_entry_point(point)
         registry._add_families()
@@ -267,7 +266,7 @@ class Registry:
             self._manager.check_pending()
             provides = self._collect(plugin, name)
         except (Exception, SystemExit) as fault:  # a stranger's code may raise anything, and even call sys.exit()
-            error = _first_line(fault)
+            error = first_line(fault)
             self._forget(plugin, name)
         listed = PluginEntry(name, owner, version, target, tuple(provides), error)
         self.plugins.append(listed)
@@ -317,7 +316,7 @@ class Registry:
         except BaseException as fault:  # a module may even call sys.exit()
             if isinstance(fault, KeyboardInterrupt):
                 raise
-            self.plugins.append(PluginEntry(point.name, owner, version, point.value, error=_first_line(fault)))
+            self.plugins.append(PluginEntry(point.name, owner, version, point.value, error=first_line(fault)))
             return
         self.register(loaded, point.name, owner, version, point.value)
 
@@ -375,30 +374,6 @@ def _import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as fault:
         del sys.modules[name]
         raise PluginError(
-            f"the plugin file {path} cannot be loaded: {_first_line(fault)}", hint="mend the file"
+            f"the plugin file {path} cannot be loaded: {first_line(fault)}", hint="mend the file"
         ) from fault
     return module
-
-
-def owner_of(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Return an entry point's distribution and that one's version; damaged metadata must not take others down."""
-    return ("unknown", "") if point.dist is None else _name_and_version(point.dist)
-
-
-@functools.cache  # every look parses the whole file, and one distribution may have dozens of entry points
-def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
-    try:
-        return distribution.name or "unknown", distribution.version or ""
-    except Exception:  # importlib.metadata raises TypeError, KeyError and others for missing or broken files
-        return "unknown", ""
-
-
-def _first_line(fault: BaseException) -> str:
-    text = str(fault).strip().splitlines()
-    if isinstance(fault, pluggy.PluginValidationError):  # says what is wrong in its last line only
-        text = ["; ".join(line.strip() for line in text)]
-    return (
-        f"{type(fault).__name__}: {text[0]}"
-        if text and not isinstance(fault, PluginError)
-        else (text or [repr(fault)])[0]
-    )

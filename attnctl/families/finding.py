@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnctl.entrypoints import first_line, points_of
 from attnctl.errors import ModelError, PluginError, unknown
 
 if TYPE_CHECKING:
@@ -53,13 +54,12 @@ class FamilyEntry:
 @functools.cache
 def entries() -> tuple[FamilyEntry, ...]:
     """Load every entry point of families alone, attnctl's own first; one that is broken harms no other."""
-    points = importlib.metadata.entry_points(group=GROUP)
     found = []
-    for point in sorted(points, key=lambda p: (p.dist is None or p.dist.name != "attnctl", p.name)):
+    for point in points_of(GROUP):
         try:
             found.append(FamilyEntry(point, tuple(_families_in(point.load()))))
         except Exception as fault:  # a stranger's module may raise anything
-            found.append(FamilyEntry(point, error=f"{type(fault).__name__}: {fault}"))
+            found.append(FamilyEntry(point, error=first_line(fault)))
     return tuple(found)
 
 

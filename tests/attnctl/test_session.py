@@ -471,7 +471,7 @@ def requests() -> dict[str, tuple[dict[str, Any], type[AttnctlError], str]]:
         "scheduler": ({"scheduler": "ddimm"}, InputError, "unknown scheduler 'ddimm': known are ddim"),
         "steps": ({"steps": 1000}, InputError, "steps must lie between 1 and 999"),
         "size": ({"size": (60, 64)}, InputError, "multiples of 8, found 60x64"),
-        "tiny": ({"size": (0, 64)}, InputError, "multiples of 8, found 0x64"),
+        "tiny": ({"size": (0, 64)}, InputError, r"size \(0, 64\) is not allowed"),
         "x_T": ({"x_T": torch.zeros(1, 3, 8, 8)}, InputError, r"x_T must have the shape \(1, 4, h, w\)"),
         "x_T rank": ({"x_T": torch.zeros(4, 8, 8)}, InputError, "x_T must have the shape"),
         "x_T size": ({"x_T": torch.zeros(1, 4, 8, 8), "size": (64, 96)}, InputError, "not that of the run"),
