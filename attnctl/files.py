@@ -119,7 +119,8 @@ def parse_json(text: str, where: str, *, lines: bool = True) -> Any:
     depth = _depth(text)
     if depth > MAX_DEPTH:
         raise InputError(
-            f"{where}: values are nested {depth} deep, at most {MAX_DEPTH} are read", hint="is it the file that was meant?"
+            f"{where}: values are nested {depth} deep, at most {MAX_DEPTH} are read",
+            hint="is it the file that was meant?",
         )
 
     def whole(digits: str) -> int:

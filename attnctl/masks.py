@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnctl.errors import InputError
+from attnctl.errors import InputError, unknown
 from attnctl.files import reason, sha256_of_file, shown
-from attnctl.pictures import Fit, crop_box
+from attnctl.pictures import FITS, Fit, crop_box
 from attnctl.runs.decode import decode_stored, named, regular_file, upright_size
 from attnctl.runs.masking import white_parts
 
@@ -60,11 +60,14 @@ def load_mask(
     Raises:
         InputError: It cannot be read, is of one colour, is no mask, or has another shape than the picture.
     """
+    if fit not in FITS:
+        raise unknown("fit", fit, FITS)
     file = regular_file(path)
     image, notes = decode_stored(file, upright=fit != "nearest-stretch")
     if picture is not None:
         _check_shape(file, (image.height, image.width), Path(picture).expanduser())
     values = white_parts(image, named(file), notes)
+    check_mixed(values, f"the mask {shown(path)}")
     original = (image.height, image.width)
     if size is not None and size != original:
         values = _brought_to(values, size, fit)

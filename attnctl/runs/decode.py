@@ -239,7 +239,9 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _reduce_while_decoding(image: Image.Image, size: tuple[int, int] | None, source: Path | PictureData, notes: list[str]) -> None:
+def _reduce_while_decoding(
+    image: Image.Image, size: tuple[int, int] | None, source: Path | PictureData, notes: list[str]
+) -> None:
     """Have a very large JPEG decoded at 1/2, 1/4 or 1/8 scale, which needs a fraction of the memory.
 
     Twice the target size is kept, so that the filter of the later resize still decides how the result looks.

@@ -43,7 +43,7 @@ def white_parts(image: Image.Image, where: str, notes: list[str]) -> NDArray[np.
         notes: Gets a sentence for each reading that may surprise.
 
     Returns:
-        Bool (H, W), neither full nor empty.
+        Bool (H, W).
 
     Raises:
         InputError: It has one value throughout, or is no mask.
@@ -56,9 +56,6 @@ def white_parts(image: Image.Image, where: str, notes: list[str]) -> NDArray[np.
         white = _two_values(values)
         if white is None:
             white = _grey(values, where, notes) if values.ndim == 2 else _colours(values, where, notes)
-    if white.all() or not white.any():
-        state = "full: the whole picture may change" if white.all() else "empty: it lets nothing change"
-        raise InputError(f"the mask {where} is {state}", hint="paint white what may change, and black what stays")
     return white
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,15 @@ from attnctl.dataset import Case, Dataset
 from attnctl.errors import InputError, unknown
 from attnctl.files import reason, shown, slug
 from attnctl.pictures import png_bytes
+from attnctl.terminal import say
 from attnctl_evaluation.benchmark.bench import failure_of
 from attnctl_evaluation.benchmark.header import describe_dataset
+from attnctl_evaluation.benchmark.inputs import digest_of, inputs_of, say_stale, stale_rows
 from attnctl_evaluation.benchmark.plan import canonical
 from attnctl_evaluation.benchmark.progress import CompareProgress
-from attnctl_evaluation.benchmark.score import Reference, mask_picture, read_reference, score
+from attnctl_evaluation.benchmark.score import Reference, mask_picture, mask_warnings, read_reference, score
 from attnctl_evaluation.benchmark.store import INPUT, MASK, TRUTH, RunStore
-from attnctl_evaluation.records import Failure, Header, MethodEntry, Pictures, Record, Results, Timing
+from attnctl_evaluation.records import Failure, Header, Key, MethodEntry, Pictures, Record, Results, Timing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,30 +62,48 @@ class OutputsSpec:
     config: Mapping[str, object] | None = None
 
 
-def find_outputs(spec: OutputsSpec) -> dict[str, dict[str, Path]]:
+def find_outputs(spec: OutputsSpec, notes: list[str] | None = None) -> dict[str, dict[str, Path]]:
     """Return the pictures by method and case.
 
-    Pictures right in the folder belong to one method of the folder's name; else every folder in it is a method.
+    Folders with pictures are methods; only where there are none, or where ``spec.methods`` names the folder itself,
+    the pictures right in it are those of one method of the folder's name.
+
+    Args:
+        spec: What is looked for.
+        notes: Gets a sentence for each choice that may surprise.
 
     Raises:
         InputError: There is no such folder or method, or no picture is named after a case.
     """
-    root = spec.outputs
+    root, said = spec.outputs, [] if notes is None else notes
     if not root.is_dir():
         raise InputError(f"there is no folder {shown(root)}", hint="name the folder that holds the pictures")
     wanted = {case.id for case in spec.cases}
-    single = _by_case(root.iterdir(), wanted)
-    if single:
-        label = root.resolve().name or "outputs"
-        return {label: single}
-    found = {}
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in _NOT_METHODS):
-        pictures = _by_case(folder.rglob("*"), wanted)
+    found, empty = {}, []
+    places = sorted(p for p in root.iterdir() if p.is_dir() and p.name not in _NOT_METHODS)
+    for folder in (p for p in places if not p.name.startswith(".")):
+        paths = [p for p in folder.rglob("*") if not _hidden(p.relative_to(folder))]
+        pictures = _by_case(paths, wanted, said)
         if pictures:
             found[folder.name] = pictures
+        elif any(p.suffix.lower() in SUFFIXES for p in paths):
+            empty.append(folder.name)
+    single, own = _by_case([p for p in root.iterdir() if not _hidden(p.relative_to(root))], wanted, said), ""
+    if single:
+        own = root.resolve().name or "outputs"
+        if not found or (own in spec.methods and own not in found):
+            found[own] = single
+        else:
+            some = next(iter(single.values())).name
+            said.append(
+                f"{len(single)} pictures right in {shown(root)} ({some}) belong to no method's folder and are left out"
+            )
     for name in spec.methods:
         if name not in found:
-            raise unknown("method's folder", name, found)
+            known = [*found, *([own] if own and own not in found else [])]
+            fault = unknown("method's folder", name, known)
+            why = f"; {shown(root / name)} holds no picture that is named after a case" if name in empty else ""
+            raise InputError(fault.message + why, hint=fault.hint)
     found = {name: pictures for name, pictures in found.items() if not spec.methods or name in spec.methods}
     if not found:
         some = next(iter(spec.cases)).id
@@ -90,40 +111,73 @@ def find_outputs(spec: OutputsSpec) -> dict[str, dict[str, Path]]:
             f"{shown(root)} holds no picture that is named after a case of {spec.dataset}",
             hint=f"expected METHOD/CASE.png or CASE.png, for example METHOD/{some}.png",
         )
+    if empty and not spec.methods:
+        said.append(f"folders whose pictures are named after no case are left out: {', '.join(empty)}")
     return found
 
 
-def _by_case(paths: Iterator[Path], wanted: set[str]) -> dict[str, Path]:
-    """Return pictures by case; of several of one case that with the first suffix, then the first in order."""
+def _hidden(path: Path) -> bool:
+    """Tell what programs leave beside pictures: checkpoints of notebooks, thumbnails, shadows of archives."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def _by_case(paths: Iterable[Path], wanted: set[str], notes: list[str]) -> dict[str, Path]:
+    """Return pictures by case; of several of one case that with the first suffix, then the first in order.
+
+    A name that differs from a case's in capitals alone, or in how accents are composed, is taken where no other is
+    there, since no two cases differ in that.
+    """
+    alike = {_folded(case): case for case in wanted}
+    pictures = [p for p in paths if p.suffix.lower() in SUFFIXES and _folded(p.stem) in alike and p.is_file()]
+    order = sorted(pictures, key=lambda p: (p.stem not in wanted, SUFFIXES.index(p.suffix.lower()), p.as_posix()))
     found: dict[str, Path] = {}
-    pictures = (p for p in paths if p.suffix.lower() in SUFFIXES and p.stem in wanted and p.is_file())
-    for path in sorted(pictures, key=lambda p: (SUFFIXES.index(p.suffix.lower()), p.as_posix())):
-        found.setdefault(path.stem, path)
+    doubled: dict[str, Path] = {}
+    for path in order:
+        case = path.stem if path.stem in wanted else alike[_folded(path.stem)]
+        if case in found:
+            doubled.setdefault(case, path)
+        found.setdefault(case, path)
+    odd = [(case, path) for case, path in found.items() if path.stem != case]
+    if odd:
+        notes.append(
+            f"{len(odd)} pictures are named after their case but for capitals: {shown(odd[0][1])} for {odd[0][0]}"
+        )
+    if doubled:
+        case, path = next(iter(doubled.items()))
+        notes.append(f"{len(doubled)} cases have several pictures: {shown(found[case])} is taken, {shown(path)} is not")
     return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def evaluate(
     spec: OutputsSpec, dataset: Dataset, panel: Panel, out: Path, *, force: bool = False, quiet: bool = False
 ) -> Results:
-    """Score pictures and write a run folder.
+    """Score pictures and write a run folder; of one that is there, what fits no more is measured anew.
 
     Args:
         spec: What is to be scored.
         dataset: The data set.
         panel: Columns.
-        out: The run folder; one that is not finished is continued.
+        out: The run folder; what is there is kept where it was measured on the same files.
         force: Start over where it holds a run.
         quiet: Say nothing on the way.
 
     Raises:
         InputError: Nothing can be found, or the folder cannot be written.
     """
-    pictures = find_outputs(spec)
+    notes: list[str] = []
+    pictures = find_outputs(spec, notes)
     header = _header(spec, dataset, panel, list(pictures))
     folders = {entry.label: entry.folder for entry in header.methods}
     order = canonical([case.id for case in spec.cases], header.seeds, list(pictures))
+    inputs = _inputs(spec, pictures)
     with RunStore(out, force=force) as store:
-        store.begin(header, spec.cases)
+        notes += _start(store, header, spec.cases, inputs, folders)
+        for text in notes:
+            say("note", text)
         with CompareProgress(len(order), len(store.rows), quiet=quiet) as progress:
             for case in spec.cases:
                 left = [label for label in pictures if (case.id, label, 0) not in store.rows]
@@ -131,10 +185,49 @@ def evaluate(
                 for label, opened in _open(case, pictures, spec.strip).items() if left else ():
                     if label in left:
                         row, timing, files = _score_one(spec, panel, case, label, folders[label], opened)
+                        row = row.model_copy(update={"inputs": inputs[row.key]})
                         rows += store.add([row], [timing] if timing is not None else [], files)
                 progress.advance(len(rows), sum(row.status == "failed" for row in rows), case.id)
         store.finish(order)
     return Results.read(out)
+
+
+def _inputs(spec: OutputsSpec, pictures: Mapping[str, Mapping[str, Path]]) -> dict[Key, dict[str, str]]:
+    """Return the digests of all that is measured, by row."""
+    found: dict[Key, dict[str, str]] = {}
+    sources = _sources(spec)
+    for case in spec.cases:
+        shared = inputs_of(case, sources.get(case.id))
+        for label, paths in pictures.items():
+            edit = {"edit": digest_of(paths[case.id])} if case.id in paths else {}
+            found[case.id, label, 0] = {**shared, **edit}
+    return found
+
+
+def _start(
+    store: RunStore,
+    header: Header,
+    cases: Sequence[Case],
+    inputs: Mapping[Key, Mapping[str, str]],
+    folders: Mapping[str, str],
+) -> list[str]:
+    """Begin a folder, or take out of one what does not fit what is there now; say what was taken out.
+
+    What may differ from last time are the files: the data set's, and which methods and pictures there are.
+
+    Raises:
+        InputError: The run that is there was asked for something else.
+    """
+    if store.header is None:
+        store.begin(header, cases)
+        return []
+    kept = {name: getattr(store.header, name) for name in ("dataset", "methods", "baseline", "title")}
+    store.adopt(header.model_copy(update=kept))
+    total = len(store.rows)
+    stale = stale_rows(store.rows, inputs, folders)
+    store.forget(stale)
+    store.renew(header, cases)
+    return [say_stale(stale, total)] if stale else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +292,8 @@ def _score_one(
     except (Exception, SystemExit) as error:  # strangers' data sets raise nearly anything
         return Record.model_validate({**common, "status": "failed", "failure": failure_of(error)}), None, {}
     cards = {name: panel.cards[name].id for name in scores}
-    done = {**common, "status": "ok", "scores": scores, "cards": cards, "pictures": pictures}
+    done = {**common, "status": "ok", "scores": scores, "cards": cards, "pictures": pictures,
+            "warnings": mask_warnings(reference)}  # fmt: skip
     timing = Timing(case=case.id, method=label, seed=0, score_seconds=time.perf_counter() - began)
     return Record.model_validate(done), timing, files
 
@@ -218,12 +312,17 @@ def read_output(path: Path, *, strip: bool = False) -> Image:
     return picture
 
 
+def _sources(spec: OutputsSpec) -> dict[str, Path]:
+    """Return the pictures of the folder of sources by case."""
+    if spec.source_folder is None:
+        return {}
+    return _by_case(spec.source_folder.iterdir(), {case.id for case in spec.cases}, [])
+
+
 def _source(spec: OutputsSpec, case: Case, size: tuple[int, int]) -> Image | None:
     if case.picture is not None:
         return case.picture(size).convert("RGB")
-    if spec.source_folder is None:
-        return None
-    found = _by_case(spec.source_folder.iterdir(), {case.id}).get(case.id)
+    found = _sources(spec).get(case.id)
     if found is None:
         return None
     from attnctl.pictures import load_picture, to_image

@@ -82,7 +82,9 @@ def _case(where: str, row: Mapping[str, Any], folder: Path, taken: set[str]) -> 
     prompt = text_of(where, row, "prompt")
     wanted = str(row.get("id", f"{files['image'].stem if 'image' in files else 'drawn'}-{prompt[:40]}"))
     if "id" in row and case_id(wanted, set()) != wanted:
-        raise InputError(f"{where}: id {shorten(repr(wanted))} cannot name a file", hint="use letters, digits, '-', '_' and '.'")
+        raise InputError(
+            f"{where}: id {shorten(repr(wanted))} cannot name a file", hint="use letters, digits, '-', '_' and '.'"
+        )
     if "id" in row and wanted.lower() in taken:
         raise InputError(f"{where}: id {wanted!r} is there twice", hint="give every row its own, or none")
     return Case(
@@ -108,7 +110,9 @@ def _seed(where: str, value: Any) -> int | None:
     except ValueError:
         seed = -1
     if not 0 <= seed < 2**63:
-        raise InputError(f"{where}: seed is {shorten(repr(value))}, expected a whole number from 0 up", hint="mend that cell")
+        raise InputError(
+            f"{where}: seed is {shorten(repr(value))}, expected a whole number from 0 up", hint="mend that cell"
+        )
     return seed
 
 

@@ -120,7 +120,9 @@ class PIEBench(Dataset):
             file = inside(path.parent / "annotation_images", text_of(where, entry, "image_path"), where)
             number = str(entry.get("editing_type_id"))
             if number not in {str(n) for n in range(len(EDIT_TYPES))}:
-                raise InputError(f"{where}: editing_type_id is {shorten(number)}, expected 0 to 9", hint="mend that entry")
+                raise InputError(
+                    f"{where}: editing_type_id is {shorten(number)}, expected 0 to 9", hint="mend that entry"
+                )
             yield Case(
                 id=_identifier(where, key),
                 prompt=strip_brackets(text_of(where, entry, "editing_prompt")),
@@ -172,7 +174,9 @@ class PIEBench(Dataset):
 
 def _identifier(where: str, text: str) -> str:
     if not text or not all(c.isalnum() or c in "-_." for c in text) or text.startswith("."):
-        raise InputError(f"{where}: {shorten(repr(text))} cannot name a file", hint="use letters, digits, '-', '_' and '.'")
+        raise InputError(
+            f"{where}: {shorten(repr(text))} cannot name a file", hint="use letters, digits, '-', '_' and '.'"
+        )
     return text
 
 

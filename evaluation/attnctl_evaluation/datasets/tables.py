@@ -101,7 +101,9 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """
     path = Path(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0:1]:
-        raise InputError(f"{where}: {shorten(repr(name))} leads out of the folder {shown(folder)}", hint="name files inside it")
+        raise InputError(
+            f"{where}: {shorten(repr(name))} leads out of the folder {shown(folder)}", hint="name files inside it"
+        )
     return folder / path
 
 

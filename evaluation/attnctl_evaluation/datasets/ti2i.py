@@ -29,6 +29,10 @@ MAX_YAML_BYTES = 4 * 2**20
 """Bytes that a list may have; PyYAML reads about one MiB in ten seconds."""
 
 
+MAX_YAML_VALUES = 1_000_000
+"""Values that a list may hold, those counted again that an alias stands for."""
+
+
 class TI2I(Dataset):
     """A YAML list; every entry has a picture or a source prompt, and one or more target prompts."""
 
@@ -71,6 +75,8 @@ def _parse(path: Path) -> Any:
         raise InputError(
             "reading YAML needs PyYAML, which is not installed", hint="pip install 'attnctl[eval]'"
         ) from error
+    hint = "mend the file"
+
     class Bounded(yaml.SafeLoader):
         """Refuses what is nested deep, and aliases that stand for far more than is written."""
 
@@ -79,15 +85,21 @@ def _parse(path: Path) -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.depth += 1
             if self.depth > MAX_DEPTH:
-                raise InputError(f"{shown(path)}: values are nested more than {MAX_DEPTH} deep", hint="mend the file")
+                raise InputError(f"{shown(path)}: values are nested more than {MAX_DEPTH} deep", hint=hint)
+            sizes = self.__dict__.setdefault("sizes", {})
             alias = self.check_event(yaml.AliasEvent)
             node = super().compose_node(parent, index)
             self.depth -= 1
-            if alias and not isinstance(node, yaml.ScalarNode):
-                raise InputError(f"{shown(path)}: an alias stands for a list or mapping", hint="write it out")
+            if alias and id(node) not in sizes:
+                raise InputError(f"{shown(path)}: an alias stands for a part that it is in", hint=hint)
+            if not alias:
+                parts = node.value if isinstance(node, yaml.CollectionNode) else []
+                flat = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
+                sizes[id(node)] = 1 + sum(sizes[id(n)] for n in flat)
+            if sizes[id(node)] > MAX_YAML_VALUES:
+                raise InputError(f"{shown(path)}: it stands for more than {MAX_YAML_VALUES} values", hint=hint)
             return node
 
-    hint = "mend the file"
     text = read_text(path, limit=MAX_YAML_BYTES)
     try:
         return yaml.load(text, Loader=Bounded)  # noqa: S506  (a safe loader)
@@ -114,7 +126,9 @@ def _cases(where: str, entry: Any, images: Path, taken: set[str]) -> Iterator[Ca
     file = inside(images, text_of(where, entry, found["picture"]), where) if found["picture"] else None
     seed = entry[found["seed"]] if found["seed"] else None
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(f"{where}: seed is {shorten(repr(seed))}, expected a whole number from 0 up", hint="mend that entry")
+        raise InputError(
+            f"{where}: seed is {shorten(repr(seed))}, expected a whole number from 0 up", hint="mend that entry"
+        )
     for target in targets:
         prompt = text_of(where, {found["targets"]: target}, found["targets"])
         yield Case(
