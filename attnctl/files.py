@@ -75,7 +75,7 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_TEXT_BYTES) -> 
         InputError: It is not there, cannot be read, is no regular file, or is larger.
     """
     try:
-        kind = irregular(os.stat(path))  # a device is not even opened
+        kind = irregular(Path(path).stat())  # a device is not even opened
         if not kind:
             # It may have become something else since: opening must not wait, and the open file is looked at.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -114,7 +114,7 @@ def parse_json(text: str, where: str, *, lines: bool = True) -> Any:
         lines: Whether messages name the line and column inside `text`.
 
     Raises:
-        InputError: It is no JSON, is nested deeper than `MAX_DEPTH`, or holds a number of more than `MAX_DIGITS` digits.
+        InputError: It is no JSON, is nested deeper than `MAX_DEPTH`, or has a number of more than `MAX_DIGITS` digits.
     """
     depth = _depth(text)
     if depth > MAX_DEPTH:
@@ -163,9 +163,8 @@ def read_toml(path: str | os.PathLike[str], *, limit: int = 2**20) -> dict[str, 
         raise InputError(f"{shown(path)} is not TOML: {reason(error)}", hint=hint) from error
 
 
-_LONG_KEY = re.compile(
-    r"""(?<![\w"'-])(?:(?:[\w-]{1,200}|"[^"\n]{0,200}"|'[^'\n]{0,200}')[ \t]{0,9}\.[ \t]{0,9}){%d}""" % MAX_DEPTH
-)
+_PART = r"""(?:[\w-]{1,200}|"[^"\n]{0,200}"|'[^'\n]{0,200}')[ \t]{0,9}\.[ \t]{0,9}"""
+_LONG_KEY = re.compile(rf"""(?<![\w"'-])(?:{_PART}){{{MAX_DEPTH}}}""")
 """A dotted key of very many parts: tomllib's time grows with the square of their number."""
 
 
@@ -191,7 +190,7 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
     Raises:
         OSError: If the file cannot be read, or is a pipe or a device, which may never end.
     """
-    if kind := irregular(os.stat(path)):
+    if kind := irregular(Path(path).stat()):
         raise OSError(f"it is {kind}, not a regular file")
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -67,11 +67,11 @@ def load_mask(
     if picture is not None:
         _check_shape(file, (image.height, image.width), Path(picture).expanduser())
     values = white_parts(image, named(file), notes)
-    check_mixed(values, f"the mask {shown(path)}")
+    check_mixed(values, shown(path))
     original = (image.height, image.width)
     if size is not None and size != original:
         values = _brought_to(values, size, fit)
-        check_mixed(values, f"the mask {shown(path)}, brought to {size[1]} x {size[0]},")
+        check_mixed(values, f"{shown(path)}, brought to {size[1]} x {size[0]},")
     try:
         digest = sha256_of_file(file)
     except OSError as error:
@@ -79,16 +79,18 @@ def load_mask(
     return LoadedMask(values, tuple(notes), digest, original)
 
 
-def check_mixed(values: NDArray[np.bool_], what: str) -> None:
+def check_mixed(values: NDArray[np.bool_], where: str) -> None:
     """Refuse a mask that is white everywhere or nowhere.
 
     Raises:
         InputError: It is.
     """
     if values.all():
-        raise InputError(f"{what} is full: the whole picture may change", hint="leave the mask out if that is meant")
+        raise InputError(
+            f"the mask lets everything change: {where} is full", hint="leave the mask out where that is meant"
+        )
     if not values.any():
-        raise InputError(f"{what} is empty: it lets nothing change", hint="paint white what may change")
+        raise InputError(f"the mask lets nothing change: {where} is empty", hint="paint white what may change")
 
 
 def _brought_to(values: NDArray[np.bool_], size: tuple[int, int], fit: Fit) -> NDArray[np.bool_]:

@@ -62,9 +62,9 @@ def white_parts(image: Image.Image, where: str, notes: list[str]) -> NDArray[np.
 def _one_colour(where: str, values: NDArray[np.float64]) -> InputError:
     first = values.reshape(-1, *values.shape[2:])[0]
     shown = ", ".join(f"{v:g}" for v in np.atleast_1d(first))
-    state = "full" if np.all(first > 0) else "empty"
+    state = "everything" if np.all(first > 0) else "nothing"
     return InputError(
-        f"the mask {where} has one value throughout ({shown}), so it is {state}",
+        f"the mask lets {state} change: {where} has one value throughout ({shown})",
         hint="paint white what may change, and black what stays; leave the mask out where everything may change",
     )
 
