@@ -11,7 +11,11 @@ from PIL import Image
 
 from attnctl.cli import main
 from attnctl.dataset import Case
-from attnctl_evaluation.benchmark.inputs import inputs_of
+from attnctl.errors import InputError
+from attnctl.runs.manifest import model_files
+from attnctl_evaluation.benchmark.compare import Options, compare
+from attnctl_evaluation.benchmark.inputs import check_unchanged, inputs_of
+from attnctl_evaluation.benchmark.resolve import resolve
 from attnctl_evaluation.records import Record, Results
 
 
@@ -159,3 +163,36 @@ def test_loaders_that_say_no_digest_are_told_apart_by_what_they_give() -> None:
 
     assert inputs_of(case(1), None) == inputs_of(case(1), None)
     assert inputs_of(case(1), None)["source"] != inputs_of(case(2), None)["source"]
+
+
+def test_a_finished_comparison_notices_another_picture_in_its_data_set(light, registry, tmp_path: Path) -> None:
+    write(tmp_path / "data/a.png", 1)
+    (tmp_path / "data/edits.csv").write_text("image,source_prompt,prompt\na.png,a red car,a blue car\n")
+    spec = resolve(light.light_spec(dataset=f"folder:{tmp_path / 'data'}", limit=1), registry)
+
+    def go() -> int:
+        engine = light.LightEngine(light.LightBench(spec))
+        return compare(spec, registry, Options(tmp_path / "run", quiet=True), engine).new
+
+    assert go() > 0
+    assert go() == 0
+    write(tmp_path / "data/a.png", 2)
+    with pytest.raises(InputError, match="changed since are the data set folder:"):
+        go()
+
+
+def test_a_finished_comparison_notices_an_overwritten_model(light, registry, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "unet").mkdir(parents=True)
+    (model / "model_index.json").write_text("{}")
+    (model / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"old weights")
+    spec = resolve(light.light_spec(limit=1), registry)
+    done = compare(spec, registry, Options(tmp_path / "run", quiet=True), light.LightEngine(light.LightBench(spec)))
+    header = done.results.header.model_copy(update={"model": {"files": model_files(model)}})
+    spec = spec.model_copy(update={"model": str(model)})
+    dataset = registry.make_dataset(spec.dataset, spec.dataset_settings)
+    cases = dataset.cases()[:1]
+    check_unchanged(tmp_path, spec, dataset, cases, header)
+    (model / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"new weights, of another length")
+    with pytest.raises(InputError, match=r"changed since are the model .*unet/diffusion_pytorch_model\.safetensors"):
+        check_unchanged(tmp_path, spec, dataset, cases, header)
