@@ -22,7 +22,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 
-from attnctl.cli.streams import OutputLost, drop_stdout
+from attnctl.cli.streams import OutputError, drop_stdout
 from attnctl.errors import AttnctlError
 from attnctl.files import reason, shown
 from attnctl.terminal import say, shorten
@@ -50,7 +50,7 @@ def end(error: BaseException, sent: list[int]) -> int:
     if isinstance(error, BrokenPipeError):  # of a stream that somebody put in place of stdout
         drop_stdout()
         return CLOSED_PIPE
-    if isinstance(error, OutputLost) and error.reader_gone:
+    if isinstance(error, OutputError) and error.reader_gone:
         return CLOSED_PIPE
     shown_already = _trace()
     code, message, hint = _said(error)
@@ -66,7 +66,7 @@ def _said(error: BaseException) -> tuple[int, str, str]:
     """Return exit code, message and hint."""
     if isinstance(error, AttnctlError):
         return error.exit_code, error.message, error.hint
-    if isinstance(error, OutputLost):
+    if isinstance(error, OutputError):
         return (
             MENDABLE,
             f"cannot write the output to stdout: {reason(error.cause)}",

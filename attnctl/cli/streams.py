@@ -1,6 +1,6 @@
 """The three standard streams, whatever state a command finds them in: closed, full, gone, of another encoding.
 
-A command's result goes to stdout, and a result that cannot be delivered is a failure: writing there raises `OutputLost`.
+A command's result goes to stdout, and a result that cannot be delivered is a failure: writing raises `OutputError`.
 What goes to stderr is a courtesy, and losing it changes nothing: errors of writing there are dropped.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class OutputLost(Exception):
+class OutputError(Exception):
     """What a command has to say cannot be written to stdout.
 
     Deliberately no `OSError`: code that looks after its own files must not take this for one of them.
@@ -62,7 +62,7 @@ class _Result(_Patient):
             return super().write(data)
         except OSError as error:
             self.lost = True
-            raise OutputLost(error) from error
+            raise OutputError(error) from error
 
 
 class _Courtesy(_Patient):
@@ -98,7 +98,7 @@ def guarded_streams() -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OutputLost, OSError, ValueError):
+        with contextlib.suppress(OutputError, OSError, ValueError):
             sys.stdout.flush()
         sys.stdout, sys.stderr = before
         if result is not None and result.lost:
@@ -131,7 +131,7 @@ def _fill_gaps() -> None:
 
 
 def _own(stream: Any, original: Any) -> bool:
-    """Whether a stream is the process's own and not what somebody put in its place; None: it was closed at the start."""
+    """Whether a stream is the process's own, not what somebody put in its place; both are None where it was closed."""
     return stream is original
 
 
