@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnctl.cli.progress import RunProgress
 from attnctl.cli.requesting import check_picture, kept_trajectories, read_request, wanted_model
 from attnctl.cli.summary import show_run
-from attnctl.masks import check_users
+from attnctl.masks import LoadedMask, check_users, load_mask
 from attnctl.registry import Registry
 from attnctl.terminal import say
 
@@ -65,7 +65,7 @@ def carry_out(arguments: Namespace) -> RunOutcome:
     if arguments.image is not None:
         check_picture(arguments.image, arguments.fit, arguments.size)
     if arguments.mask is not None:
-        check_picture(arguments.mask, arguments.fit, arguments.size)
+        load_mask(arguments.mask, arguments.size, fit=arguments.fit, picture=arguments.image)
         check_users({edit.method_name: registry.method(edit.method).uses_mask for edit in request.edits})
     from attnctl.cli.output import RunOutput
 
@@ -144,14 +144,14 @@ def _with_mask(arguments: Namespace, request: EditRequest, model: Model) -> tupl
         return request, None
     import torch
 
-    from attnctl.pictures import load_picture
+    size = request.size or model.default_size
+    loaded = load_mask(arguments.mask, size, fit=arguments.fit, picture=arguments.image)
+    for text in loaded.notes:
+        say("note", f"{arguments.mask}: {text}")
+    return replace(request, mask=torch.from_numpy(loaded.values)), _record(arguments.mask, arguments.fit, loaded)
 
-    loaded = load_picture(arguments.mask, request.size or model.default_size, fit=arguments.fit)
-    mask = torch.from_numpy(loaded.pixels.mean(0) / 2 + 0.5).clamp(0, 1)
-    return replace(request, mask=mask), _record(arguments.mask, arguments.fit, loaded)
 
-
-def _record(path: str, fit: str, loaded: LoadedPicture) -> InputPicture:
+def _record(path: str, fit: str, loaded: LoadedPicture | LoadedMask) -> InputPicture:
     from attnctl.runs.manifest import InputPicture
 
     return InputPicture(

@@ -102,6 +102,9 @@ class Record(_Row):
         warnings: What the run warned of.
         pictures: Where its pictures are.
         failure: What went wrong; None for ``ok``.
+        inputs: SHA-256 of what was measured, by role: ``edit``, ``source``, ``mask``, ``truth`` as they lay in the
+            user's files, and ``case``, the plain data. Rows of `attnctl eval` have it: where one differs from what is
+            there now, the row is measured anew.
     """
 
     case: str
@@ -119,6 +122,7 @@ class Record(_Row):
     warnings: list[str] = Field(default_factory=list)
     pictures: Pictures = Pictures()
     failure: Failure | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
 
     @property
     def key(self) -> Key:

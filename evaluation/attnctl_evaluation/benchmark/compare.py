@@ -17,6 +17,7 @@ from attnctl.registry import Registry
 from attnctl.runs.runfolder import DEFAULT_ROOT
 from attnctl_evaluation.benchmark.bench import Facts, JobResult
 from attnctl_evaluation.benchmark.header import make_header
+from attnctl_evaluation.benchmark.inputs import check_unchanged
 from attnctl_evaluation.benchmark.plan import Job, Shard, canonical, choose_cases, make_jobs
 from attnctl_evaluation.benchmark.pool import CASE_TIMEOUT, Pool, Transport, Worker
 from attnctl_evaluation.benchmark.progress import CompareProgress
@@ -156,6 +157,8 @@ def compare(spec: CompareSpec, registry: Registry, options: Options, engine: Eng
             except KeyboardInterrupt:
                 kept = f"{progress.done} of {progress.total} rows are kept in {folder}; the same command continues"
                 raise Interrupted("before anything was written" if store.header is None else kept) from None
+        else:
+            check_unchanged(folder, spec, dataset, cases, store.header)
         store.finish(canonical(ids, spec.seeds, labels))
         return Outcome(folder, Results.read(folder), len(wanted), len(store.rows) - before)
 

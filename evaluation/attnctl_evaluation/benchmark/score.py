@@ -70,6 +70,13 @@ def _tensor(picture: Image) -> Tensor:
     return torch.from_numpy(levels.copy()).permute(2, 0, 1) / 255
 
 
+def mask_warnings(reference: Reference) -> list[str]:
+    """Say where a mask leaves nothing to measure on one of its sides."""
+    if reference.mask is None or (reference.mask.any() and not reference.mask.all()):
+        return []
+    return [f"the mask is {'full' if reference.mask.all() else 'empty'}: what it splits has no value on one side"]
+
+
 def mask_picture(mask: NDArray[np.bool_]) -> Image:
     """Return a mask as a picture, white where the source was to change."""
     import numpy as np

@@ -147,6 +147,14 @@ class RunStore:
         write_atomic(self._header, header_bytes(header))
         self.header = header
 
+    def renew(self, header: Header, cases: Sequence[Case]) -> None:
+        """Replace what all rows share, after those rows were taken out that it does not fit any more."""
+        if header != self.header:
+            write_atomic(self.folder / CASES_NAME, case_lines(cases))
+            write_atomic(self.folder / CONFIG_NAME, toml_bytes(header.config, _NOTE))
+            write_atomic(self._header, header_bytes(header))
+            self.header = header
+
     def add(self, records: Iterable[Record], timings: Iterable[Timing], pictures: Mapping[str, bytes]) -> list[Record]:
         """Keep finished rows: pictures first, then costs, then each row; those that are there already are left alone.
 
@@ -176,7 +184,10 @@ class RunStore:
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Take rows out, so that they are made again."""
-        gone = [self.rows.pop(key, None) for key in keys]
+        wanted = list(keys)
+        gone = [self.rows.pop(key, None) for key in wanted]
+        for key in wanted:
+            self.timings.pop(key, None)
         if any(gone):
             write_atomic(self.folder / RECORDS_NAME, lines_of(self.rows.values()))
 
