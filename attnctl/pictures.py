@@ -94,7 +94,9 @@ def load_picture(
     try:
         digest = sha256_of(file.data) if isinstance(file, PictureData) else sha256_of_file(file)
     except OSError as error:
-        raise InputError(f"cannot read the picture {shown(file)}: {reason(error)}", hint="check the path") from error
+        raise InputError(
+            f"cannot read the picture {shown(str(file))}: {reason(error)}", hint="check the path"
+        ) from error
     return LoadedPicture(pixels, tuple(notes), digest, original)
 
 

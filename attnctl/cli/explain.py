@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.wanted import build_methods, check_model, choose_methods, read_extras, wanted_structure
+from attnctl.cli.requesting import build_methods, check_model, choose_methods, read_extras, wanted_structure
 from attnctl.config import shown
 from attnctl.example import Example
 from attnctl.registry import Registry

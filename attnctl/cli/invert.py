@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnctl.cli.progress import RunProgress
-from attnctl.cli.wanted import check_model, check_picture, kept_trajectories, wanted_model
+from attnctl.cli.requesting import check_model, check_picture, kept_trajectories, wanted_model
 from attnctl.config import parse_assignments, shown
 from attnctl.errors import InputError
 from attnctl.example import Example

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import get_args
 
-from attnctl.cli.wanted import check_model, wanted_structure
+from attnctl.cli.requesting import check_model, wanted_structure
 from attnctl.errors import unknown
 from attnctl.sites import Kind
 from attnctl.terminal import show, show_json, table

@@ -233,3 +233,30 @@ def test_a_picture_is_inverted_by_itself(loaded: Model, tmp_path: Path) -> None:
     again, stages, _ = run(session, inversion="direct", inversion_settings={})
     assert "inversion" not in stages  # `run` takes what `invert` found
     assert torch.equal(again.source.latents, found.trajectory.latents[:1])
+
+
+def test_what_invert_keeps_a_run_finds(tmp_path: Path) -> None:
+    """On a model whose empty unconditional text is zeros: both must mean that text, or they are two inversions."""
+    from attnctl.testing import tiny_sdxl
+
+    tiny_sdxl(tmp_path / "xl")
+    session = EditSession(load_model(str(tmp_path / "xl"), device="cpu"), cache=TrajectoryCache(tmp_path / "kept"))
+    pixels = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    spec = InversionSpec("null-text", "a red cat", (("inner_steps", 1),))
+    made = session.invert(pixels, spec, steps=2, guidance=4.0)
+    assert not made.cached
+    events: list[Any] = []
+    request = EditRequest(
+        (Edit("a blue cat", "none"),),
+        source_prompt="a red cat",
+        pixels=pixels,
+        steps=2,
+        guidance=4.0,
+        inversion="null-text",
+        inversion_settings={"inner_steps": 1},
+        allow_no_op=True,
+    )
+    session.run(request, events.append)
+    (found,) = [event for event in events if isinstance(event, Inverted)]
+    assert found.cached
+    assert found.report.psnr == pytest.approx(made.report.psnr)
