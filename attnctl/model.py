@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from attnctl.budget import check_picture_size, check_steps
 from attnctl.families.base import Family
 from attnctl.families.finding import family_named, family_of
 from attnctl.text import Text
@@ -115,10 +116,12 @@ class Model:
         Raises:
             InputError: A side does not fit; the hint names the nearest size that does.
         """
+        check_picture_size(size or self.default_size)
         return self.latents.size(size)
 
     def schedule(self, name: str, steps: int, latent_size: tuple[int, int] | None = None, seed: int = 0) -> Schedule:
         """Build a schedule, see `attnctl.families.base.Family.schedule`."""
+        check_steps(steps)
         return self.adapter.schedule(name, steps, latent_size or self.latent_size(), seed)
 
     def tokens(self, prompt: str, *, published: bool = False) -> PromptTokens:

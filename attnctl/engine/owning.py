@@ -11,7 +11,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from attnctl.errors import ModelError
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -44,8 +43,7 @@ def owning(model: Any, *, again: bool = False) -> Iterator[None]:
     """Have a model's networks for this thread alone, waiting for other threads that run on them.
 
     Networks are known by themselves, not by the `Model` around them: two models, or two sessions, that share one of
-    them
-    wait for each other, as a base model and its variants in one program do.
+    them wait for each other, as a base model and its variants in one program do.
 
     Args:
         model: The `attnctl.model.Model`.
