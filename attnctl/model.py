@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from attnctl.budget import check_picture_size, check_steps
+from attnctl.errors import ModelError
 from attnctl.families.base import Family
 from attnctl.families.finding import family_named, family_of
+from attnctl.files import read_json, shown
 from attnctl.text import Text
 
 if TYPE_CHECKING:
@@ -145,7 +146,10 @@ class Model:
         path = self.folder / "words.json" if self.folder else None
         if path is None or not path.is_file():
             return None
-        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+        words = read_json(path)
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ModelError(f"{shown(path)} is no list of words", hint="mend it, or take it away")
+        return frozenset(words)
 
     @torch.no_grad()
     def encode_text(self, prompt: str, *, unconditional: bool = False) -> Text:
