@@ -22,7 +22,7 @@ ALLOWED = {
     ("attnctl/runs/manifest.py", "json.loads"): "text that it has just made itself",
     ("attnctl_evaluation/benchmark/store.py", ".open"): "appends to a file inside the run folder",
     ("attnctl_evaluation/benchmark/store.py", "tomllib.loads"): "text that it has just made itself",
-    ("attnctl_evaluation/datasets/pie_bench.py", "pyarrow.parquet.ParquetFile"): "the format's own reader, inside the folder",
+    ("attnctl_evaluation/datasets/pie_bench.py", "pyarrow.parquet.ParquetFile"): "the format's own reader",
     ("attnctl_evaluation/datasets/tables.py", "csv.reader"): "text from the guarded reader",
     ("attnctl_evaluation/datasets/ti2i.py", "yaml.load"): "text from the guarded reader, by a loader with bounds",
     ("attnctl_evaluation/judge.py", "load_file"): "weights inside this package",
@@ -36,11 +36,12 @@ ALLOWED = {
 
 METHODS = {"open", "read_text", "read_bytes"}
 FUNCTIONS = {
-    "open", "io.open", "os.open", "os.fdopen", "json.load", "json.loads", "tomllib.load", "tomllib.loads", "Image.open", "PIL.Image.open",
-    "yaml.load", "yaml.safe_load", "yaml.unsafe_load", "yaml.full_load", "np.load", "np.loadtxt", "np.genfromtxt", "numpy.load",
-    "torch.load", "safe_open", "load_file", "safetensors.torch.load_file", "csv.reader", "csv.DictReader", "pickle.load", "pickle.loads",
-    "pyarrow.parquet.ParquetFile", "pq.read_table", "pd.read_csv", "zipfile.ZipFile", "tarfile.open", "shelve.open", "mmap.mmap",
-    "model_validate_json",
+    "open", "io.open", "os.open", "os.fdopen", "json.load", "json.loads", "tomllib.load", "tomllib.loads",
+    "Image.open", "PIL.Image.open", "yaml.load", "yaml.safe_load", "yaml.unsafe_load", "yaml.full_load", "np.load",
+    "np.loadtxt", "np.genfromtxt", "numpy.load", "torch.load", "safe_open", "load_file",
+    "safetensors.torch.load_file", "csv.reader", "csv.DictReader", "pickle.load", "pickle.loads",
+    "pyarrow.parquet.ParquetFile", "pq.read_table", "pd.read_csv", "zipfile.ZipFile", "tarfile.open", "shelve.open",
+    "mmap.mmap", "model_validate_json",
 }  # fmt: skip
 
 
