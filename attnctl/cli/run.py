@@ -15,13 +15,9 @@ from attnctl.registry import Registry
 from attnctl.terminal import say
 
 if TYPE_CHECKING:
-    from attnctl.cli.output import RunOutput
-    from attnctl.events import Event
-    from attnctl.model import Model
-    from attnctl.pictures import LoadedPicture
+    from attnctl.runs.output import RunOutput
     from attnctl.request import EditRequest
     from attnctl.result import EditResult, NoOpError
-    from attnctl.runs.manifest import InputPicture
 
 
 @dataclass
@@ -67,7 +63,7 @@ def carry_out(arguments: Namespace) -> Done:
     if arguments.mask is not None:
         check_picture(arguments.mask, arguments.fit, arguments.size)
         check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
-    from attnctl.cli.output import RunOutput
+    from attnctl.runs.output import RunOutput
 
     label = "-".join(dict.fromkeys(edit.method for edit in request.edits))
     output = RunOutput(arguments.out, label=label, seed=request.seed, force=arguments.force)
@@ -88,75 +84,31 @@ def carry_out(arguments: Namespace) -> Done:
 def _run(
     arguments: Namespace, request: EditRequest, registry: Registry, output: RunOutput, progress: RunProgress
 ) -> Done:
-    from attnctl.events import Inverted
-    from attnctl.result import NoOpError
-    from attnctl.session import EditSession
+    from attnctl.runs.carrying import carry_out as carry
+    from attnctl.runs.carrying import read_inputs
 
     model = wanted_model(arguments)
     progress.doing("reading the picture" if arguments.image is not None else "planning")
-    request, picture = _with_picture(arguments, request, model, output)
-    request, mask = _with_mask(arguments, request, model)
+    inputs = read_inputs(model, request.size, picture=arguments.image, mask=arguments.mask, fit=arguments.fit)
+    for text in () if inputs.picture is None else inputs.picture.notes:
+        say("note", f"{arguments.image}: {text}")
+    if inputs.picture is not None:
+        request = replace(request, pixels=inputs.pixels, source_prompt=arguments.source_prompt)
     if request.guidance == 1:
         say("note", "guidance 1 takes the conditional prediction alone; the negative prompt plays no part")
-
-    def on_event(event: Event) -> None:
-        progress(event)
-        if isinstance(event, Inverted) and event.reconstruction is not None:
-            output.write_reconstruction(event.report.lane, event.reconstruction)
-
-    fault: NoOpError | None = None
-    result: EditResult
-    try:
-        result = EditSession(model, registry, cache=kept_trajectories(arguments)).run(request, on_event)
-    except NoOpError as error:
-        fault, result = error, error.result
-    progress.doing("writing")
-    command = ("attnctl", *arguments.words)
-    output.write_result(request, result, model, picture, command, mask=mask)
-    progress.close()
-    return Done(output, result, fault)
-
-
-def _with_picture(
-    arguments: Namespace, request: EditRequest, model: Model, output: RunOutput
-) -> tuple[EditRequest, InputPicture | None]:
-    """Read the real picture at the model's size, if there is one, and put it into the request."""
-    if arguments.image is None:
-        return request, None
-    import torch
-
-    from attnctl.pictures import load_picture
-
-    size = request.size or model.default_size
-    model.latent_size(size)  # refuse a size that does not fit before the picture is brought to it
-    loaded = load_picture(arguments.image, size, fit=arguments.fit)
-    for text in loaded.notes:
-        say("note", f"{arguments.image}: {text}")
-    output.write_input(loaded)
-    pixels = torch.from_numpy(loaded.pixels)
-    request = replace(request, pixels=pixels, source_prompt=arguments.source_prompt)
-    return request, _record(arguments.image, arguments.fit, loaded)
-
-
-def _with_mask(arguments: Namespace, request: EditRequest, model: Model) -> tuple[EditRequest, InputPicture | None]:
-    """Read the mask, if there is one, brought to the model's size as the picture is, and put it into the request."""
-    if arguments.mask is None:
-        return request, None
-    import torch
-
-    from attnctl.pictures import load_picture
-
-    loaded = load_picture(arguments.mask, request.size or model.default_size, fit=arguments.fit)
-    mask = torch.from_numpy(loaded.pixels.mean(0) / 2 + 0.5).clamp(0, 1)
-    return replace(request, mask=mask), _record(arguments.mask, arguments.fit, loaded)
-
-
-def _record(path: str, fit: str, loaded: LoadedPicture) -> InputPicture:
-    from attnctl.runs.manifest import InputPicture
-
-    return InputPicture(
-        path=path, sha256=loaded.sha256, original_size=loaded.original_size, fit=fit, notes=loaded.notes
+    carried = carry(
+        request,
+        model,
+        registry,
+        output,
+        inputs,
+        command=("attnctl", *arguments.words),
+        cache=kept_trajectories(arguments),
+        on_event=progress,
+        before_writing=lambda: progress.doing("writing"),
     )
+    progress.close()
+    return Done(output, carried.result, carried.fault)
 
 
 def _kept(output: RunOutput) -> str:

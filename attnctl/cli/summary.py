@@ -10,7 +10,7 @@ from attnctl.terminal import facts, plain, quoted, show, show_json, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from attnctl.cli.output import RunOutput
+    from attnctl.runs.output import RunOutput
     from attnctl.errors import AttnctlError
     from attnctl.result import CoverageRow, EditResult
 
