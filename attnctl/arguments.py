@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -77,7 +78,9 @@ def add_inversion_arguments(parser: Any) -> None:
     """Add what `attnctl invert` takes beside the options of model and sampling."""
     what = parser.add_argument_group("what to invert")
     what.add_argument("--image", metavar="FILE", required=True, help="the picture")
-    what.add_argument("--source-prompt", metavar="TEXT", default="", help="what it shows; default: nothing is said")
+    what.add_argument(
+        "--source-prompt", metavar="TEXT", type=text, default="", help="what it shows; default: nothing is said"
+    )
     what.add_argument(
         "--fit", default="crop", metavar="HOW",
         help="how a picture comes to the size: crop (default), stretch, nearest-stretch",
@@ -124,7 +127,9 @@ def add_sampling_arguments(parser: Any) -> None:
         help="classifier-free guidance, at least 1; 1 is the conditional prediction alone; "
         f"default: the model's, else {GUIDANCE}",
     )  # fmt: skip
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="text of the unconditional half; default: none")
+    parser.add_argument(
+        "--negative-prompt", metavar="TEXT", type=text, help="text of the unconditional half; default: none"
+    )
     add_size_argument(parser)
     parser.add_argument(
         "--scheduler", metavar="NAME",
@@ -140,6 +145,17 @@ def add_size_argument(parser: Any) -> None:
     parser.add_argument(
         "--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's"
     )
+
+
+def text(word: str) -> str:
+    """Read text as UTF-8 whatever encoding Python took the command line for; bytes that are none stay as they are.
+
+    Paths are not for this: the operating system wants them back as they came.
+    """
+    try:
+        return os.fsencode(word).decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in word) else word
+    except UnicodeError:
+        return word
 
 
 def whole(text: str) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attnctl.errors import ModelError
+from attnctl.errors import InputError, ModelError
+from attnctl.files import read_json
 from attnctl.loading import locate
 from attnctl.request import GUIDANCE, STEPS, Sampling
 
@@ -74,10 +74,13 @@ class Example:
         if not path.is_file():
             return cls()
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name: kind(found[name]) for name, kind in _KINDS.items() if name in found})
-        except (OSError, ValueError, TypeError) as error:
+            found = read_json(path, limit=2**20)
+            made = cls(**{name: kind(found[name]) for name, kind in _KINDS.items() if name in found})
+            if not all(isinstance(settings, dict) for settings in made.settings.values()):
+                raise TypeError("settings must be given by method")
+        except (InputError, ValueError, TypeError, OverflowError) as error:
             raise ModelError(f"{path} cannot be read: {error}", hint="mend it, or take it away") from error
+        return made
 
     def fill(self, wanted: SamplingT) -> SamplingT:
         """Return settings of sampling, or a whole request, with what suits the model where nobody chose.

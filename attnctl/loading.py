@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attnctl.compat import guard_torchvision
 from attnctl.errors import InputError, ModelError, unknown
 from attnctl.families.finding import family_of_class, family_of_file
+from attnctl.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -219,9 +219,9 @@ def inspect_folder(folder: Path, name: str) -> PipelineClass:
     if not index.is_file():
         raise ModelError(f"{name} has no model_index.json", hint="name a folder in diffusers' layout")
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
+        parts = read_json(index)
         kind = str(parts["_class_name"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         raise ModelError(f"{index} cannot be read: {error}", hint="download the model again") from error
     family = family_of_class(kind, name)
     left_out = {part for part in family.optional if not (folder / part).is_dir()}

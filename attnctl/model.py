@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from attnctl.budget import check_picture_size, check_steps
+from attnctl.errors import ModelError
 from attnctl.families.base import Family
 from attnctl.families.finding import family_named, family_of
+from attnctl.files import read_json, shown
 from attnctl.text import Text
 
 if TYPE_CHECKING:
@@ -115,10 +117,12 @@ class Model:
         Raises:
             InputError: A side does not fit; the hint names the nearest size that does.
         """
+        check_picture_size(size or self.default_size)
         return self.latents.size(size)
 
     def schedule(self, name: str, steps: int, latent_size: tuple[int, int] | None = None, seed: int = 0) -> Schedule:
         """Build a schedule, see `attnctl.families.base.Family.schedule`."""
+        check_steps(steps)
         return self.adapter.schedule(name, steps, latent_size or self.latent_size(), seed)
 
     def tokens(self, prompt: str, *, published: bool = False) -> PromptTokens:
@@ -142,7 +146,10 @@ class Model:
         path = self.folder / "words.json" if self.folder else None
         if path is None or not path.is_file():
             return None
-        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+        words = read_json(path)
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ModelError(f"{shown(path)} is no list of words", hint="mend it, or take it away")
+        return frozenset(words)
 
     @torch.no_grad()
     def encode_text(self, prompt: str, *, unconditional: bool = False) -> Text:

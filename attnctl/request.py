@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from attnctl.budget import MAX_EDITS, MAX_PROMPT, check_picture_size, check_steps, within
 from attnctl.errors import InputError, unknown
 from attnctl.sampling import SCHEDULERS
 
@@ -19,8 +20,9 @@ def check_text(text: str) -> None:
     """Refuse text that is no text: bytes that are not UTF-8, which a command line can hold.
 
     Raises:
-        InputError: It is such.
+        InputError: It is such, or longer than any model reads.
     """
+    within("the length of a prompt in characters", len(text), MAX_PROMPT, hint="shorten it")
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise InputError("a prompt holds bytes that are not UTF-8", hint="type it in a terminal that uses UTF-8")
 
@@ -76,8 +78,11 @@ class Sampling:
             raise InputError(f"steps must be at least 1, found {self.steps}", hint=f"{STEPS} is the papers' number")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"a seed must lie between 0 and 2**63 - 1, found {self.seed}", hint="use 0")
+        check_steps(self.steps)
         if self.size is not None and min(self.size) < 1:
             raise InputError(f"size {self.size} is not allowed", hint="give height and width in pixels")
+        if self.size is not None:
+            check_picture_size(self.size)
         if self.scheduler not in SCHEDULERS:
             raise unknown("scheduler", self.scheduler, SCHEDULERS)
         if self.max_rows is not None and self.max_rows < 1:
@@ -189,6 +194,9 @@ class EditRequest(Sampling):
     def __post_init__(self) -> None:
         if not self.edits:
             raise InputError("a run needs at least one edit", hint="give a target prompt")
+        within("the number of edits of one run", len(self.edits), MAX_EDITS, hint="make several runs of it")
+        for text in (self.source_prompt or "", *(edit.prompt for edit in self.edits)):
+            check_text(text)
         if not self.real and not (self.source_prompt or "").strip():
             raise InputError(
                 "a generated source needs a source prompt",

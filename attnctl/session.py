@@ -18,6 +18,7 @@ from attnctl.engine.lanes import Lane, make_lanes
 from attnctl.engine.loop import Engine
 from attnctl.engine.memory import peak_bytes, reset_peak
 from attnctl.engine.operation import Bound
+from attnctl.engine.owning import alone, owning
 from attnctl.engine.planning import PlannedEdit, RunPlan, plan_run
 from attnctl.engine.rows import Rows
 from attnctl.errors import InputError
@@ -87,6 +88,9 @@ class _Run:
 class EditSession:
     """Runs requests on one model.
 
+    Sessions may be shared by threads, and models by sessions: one run at a time has a model's networks, and the others
+    wait. What a run is told by callbacks comes from the thread that started it; a callback cannot start another run.
+
     Attributes:
         model: The model; left exactly as found after every run, also after a failed one.
         registry: Where methods, inversions and modifiers are looked up.
@@ -104,7 +108,8 @@ class EditSession:
         Raises:
             AttnctlError: The request cannot be carried out.
         """
-        return plan_run(request, self.model, self.registry, self._latent_size(request), self._steps(request))
+        with owning(self.model, again=True):  # tokenizers are not to be used by two threads at once
+            return plan_run(request, self.model, self.registry, self._latent_size(request), self._steps(request))
 
     def edit_rows(self, request: EditRequest, plan: RunPlan) -> int:
         """Return how many rows (single pictures) the denoiser evaluates to denoise a plan's lanes.
@@ -115,6 +120,7 @@ class EditSession:
         rows = Rows.of(plan.lanes, plan.bounds, request.keep_source)
         return rows.count(self._steps(request)) * self._schedule(request).stages
 
+    @alone
     @torch.no_grad()
     def run(
         self,
@@ -175,6 +181,7 @@ class EditSession:
             raise NoOpError(fault, hint="`attnctl explain` shows what was to act where", result=result)
         return result
 
+    @alone
     @torch.no_grad()
     def invert(
         self,

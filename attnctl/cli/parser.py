@@ -15,6 +15,7 @@ from attnctl.arguments import (
     add_sampling_arguments,
     add_size_argument,
     names,
+    text,
     whole,
 )
 from attnctl.command import Command, Commands
@@ -86,14 +87,14 @@ def _run(commands: Any) -> None:
     run.set_defaults(execute=_later("run", "run"))
     what = run.add_argument_group("what to edit")
     what.add_argument(
-        "--prompt", metavar="TEXT", dest="prompts", action="append",
+        "--prompt", metavar="TEXT", type=text, dest="prompts", action="append",
         help="what an edit shows; may be given several times",
     )  # fmt: skip
     what.add_argument(
-        "--edits", metavar="TEXT", dest="prompts", action="extend", nargs="+", help="several prompts at once"
+        "--edits", metavar="TEXT", type=text, dest="prompts", action="extend", nargs="+", help="several prompts at once"
     )
     what.add_argument(
-        "--source-prompt", metavar="TEXT",
+        "--source-prompt", metavar="TEXT", type=text,
         help="what the source shows; needed to draw one, optional for most methods with --image",
     )  # fmt: skip
     what.add_argument("--image", metavar="FILE", help="edit this picture instead of a drawn source")
@@ -185,8 +186,10 @@ and how many rows (single pictures) the denoiser would evaluate."""
     parser.set_defaults(execute=_later("explain", "explain"))
     parser.add_argument("method", metavar="METHOD", help="see `attnctl methods`")
     parser.add_argument("--real", action="store_true", help="plan for a real picture instead of a drawn source")
-    parser.add_argument("--prompt", metavar="TEXT", help="target prompt; default: the model's own example")
-    parser.add_argument("--source-prompt", metavar="TEXT", help="source prompt; default: the model's own example")
+    parser.add_argument("--prompt", metavar="TEXT", type=text, help="target prompt; default: the model's own example")
+    parser.add_argument(
+        "--source-prompt", metavar="TEXT", type=text, help="source prompt; default: the model's own example"
+    )
     _method_options(parser.add_argument_group("method"), several=False)
     add_model_arguments(parser.add_argument_group("model"))
     _sampling_options(parser.add_argument_group("sampling"))
@@ -209,8 +212,8 @@ Show the words of a prompt as the model's tokens; with a second prompt, which of
 tokens takes its attention from, with which weight, and which words to name where only what changed may change."""
     parser = commands.add_parser("tokens", help="show how prompts are cut up and line up", description=about)
     parser.set_defaults(execute=_later("tokens", "tokens"))
-    parser.add_argument("source", metavar="PROMPT", help="a prompt; with TARGET, the source's")
-    parser.add_argument("target", metavar="TARGET", nargs="?", help="the prompt of an edit")
+    parser.add_argument("source", metavar="PROMPT", type=text, help="a prompt; with TARGET, the source's")
+    parser.add_argument("target", metavar="TARGET", type=text, nargs="?", help="the prompt of an edit")
     parser.add_argument(
         "--by", metavar="WHAT", default="auto",
         help="line up words one for one, or tokens that are equal; default: auto, words if there are equally many",

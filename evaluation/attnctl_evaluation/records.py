@@ -15,6 +15,7 @@ Reports read these files and never run a model.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,7 +23,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from attnctl.errors import InputError
-from attnctl.files import reason, shown
+from attnctl.files import read_bytes, read_json, shown
+from attnctl.trusting import check_inside
 
 SCHEMA_VERSION = 1
 """Counts up when a field changes its meaning or goes; newer files are refused."""
@@ -30,6 +32,9 @@ SCHEMA_VERSION = 1
 HEADER_NAME = "run.json"
 RECORDS_NAME = "records.jsonl"
 TIMINGS_NAME = "timings.jsonl"
+
+MAX_RECORD_BYTES = 2**30
+"""Bytes that the rows of a run may have: hundreds of thousands of them."""
 
 Key = tuple[str, str, int]
 """Case id, method label, seed: what names a row."""
@@ -277,6 +282,7 @@ class Results(BaseModel):
             InputError: The folder holds no run, or one of its files is damaged; the message names the line.
         """
         place = Path(folder)
+        check_inside(place, (HEADER_NAME, RECORDS_NAME, TIMINGS_NAME))
         header = read_header(place / HEADER_NAME)
         records = list(read_rows(place / RECORDS_NAME, Record))
         timings = {row.key: row for row in read_rows(place / TIMINGS_NAME, Timing)}
@@ -293,10 +299,10 @@ def read_header(path: Path) -> Header:
         InputError: It is not there, damaged or newer than this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = read_json(path)
+    except InputError as error:
         raise InputError(
-            f"{shown(path.parent)} holds no run: {path.name} cannot be read ({reason(error)})",
+            f"{shown(path.parent)} holds no run: {error.message}",
             hint="name a folder that `attnctl compare` or `attnctl eval` wrote",
         ) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
@@ -338,12 +344,7 @@ def content_of(path: Path) -> bytes:
     Raises:
         InputError: It cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint="check its permissions") from error
+    return read_bytes(path, limit=MAX_RECORD_BYTES) if os.path.lexists(path) else b""
 
 
 def line_of(row: Record | Timing) -> bytes:

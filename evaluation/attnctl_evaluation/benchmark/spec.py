@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from attnctl import files
 from attnctl.errors import InputError, unknown
-from attnctl.files import reason, shown
 from attnctl.request import Sampling
 
 CONFIG_NAME = "compare.toml"
@@ -203,15 +203,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read or is no TOML; the message names the line.
     """
-    import tomllib
-
     hint = f"name a TOML file such as the {CONFIG_NAME} of a finished comparison"
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint=hint) from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{shown(path)} is not TOML: {reason(error)}", hint=hint) from error
+        return files.read_toml(path)
+    except InputError as error:
+        raise InputError(error.message, hint=hint) from error
 
 
 def toml_bytes(data: Mapping[str, Any], note: str = "") -> bytes:
@@ -231,8 +227,10 @@ def _for_toml(value: Any) -> Any:
     """Bring values to what TOML has: no null, and nothing that is null inside lists."""
     if value is None:
         return "none"  # settings read it as null
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a path that are no UTF-8
     if isinstance(value, Mapping):
-        return {str(k): _for_toml(v) for k, v in value.items()}
+        return {_for_toml(str(k)): _for_toml(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         if _holds_null(value):
             return json.dumps(value)  # settings read JSON, too

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from attnctl.dataset import Case
 from attnctl.errors import InputError
 from attnctl.files import cannot_write, sha256_of, shown, write_atomic
+from attnctl.trusting import check_inside, inside
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences, read_toml, toml_bytes
 from attnctl_evaluation.records import (
     HEADER_NAME,
@@ -69,6 +70,7 @@ class RunStore:
     def __init__(self, folder: Path, *, force: bool = False) -> None:
         self.folder = folder
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
+        check_inside(folder, _OWN_FILES)  # before the lock's file is opened, which writing goes to
         self._lock = _lock(folder)
         try:
             self._check_content()
@@ -210,7 +212,7 @@ class RunStore:
         rows = list(read_rows(self.folder / RECORDS_NAME, Record))
         for row in rows:
             names = [n for n in row.pictures.model_dump().values() if n is not None]
-            if row.key not in self.rows and all((self.folder / n).is_file() for n in names):
+            if row.key not in self.rows and all(inside(self.folder, n).is_file() for n in names):
                 self.rows[row.key] = row
         if len(self.rows) != len(rows):
             write_atomic(self.folder / RECORDS_NAME, lines_of(self.rows.values()))
@@ -252,12 +254,13 @@ class RunStore:
 
     def _clean(self) -> None:
         """Remove what was half written when an earlier process ended."""
-        for path in (*self.folder.glob("*"), *self.folder.glob("*/*")):
+        folders = [place for place in self.folder.iterdir() if place.is_dir() and not place.is_symlink()]
+        for path in (*self.folder.iterdir(), *(path for folder in folders for path in folder.iterdir())):
             if _temporary(path):
                 path.unlink(missing_ok=True)
 
     def _write_picture(self, name: str, data: bytes) -> None:
-        path = self.folder / name
+        path = inside(self.folder, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -47,6 +47,7 @@ class Compare(Command):
 
     def run(self, arguments: Namespace) -> int:
         """Compare."""
+        from attnctl.budget import MAX_WORKERS, within
         from attnctl.errors import InputError
         from attnctl.registry import Registry
         from attnctl_evaluation.benchmark.arguments import read_spec, run_folder
@@ -57,6 +58,7 @@ class Compare(Command):
 
         if arguments.workers < 1:
             raise InputError(f"--workers must be at least 1, found {arguments.workers}", hint="1 works in one process")
+        within("the number of --workers", arguments.workers, MAX_WORKERS, hint="one for each core is enough")
         if arguments.case_timeout is not None and not arguments.case_timeout > 0:
             raise InputError(
                 f"--case-timeout must be more than 0 seconds, found {arguments.case_timeout:g}",

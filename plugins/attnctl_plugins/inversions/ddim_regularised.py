@@ -40,8 +40,8 @@ class RegularisedDDIM(Inversion):
             20.0, ge=0, description="Step size on the autocorrelation loss; 0 leaves it out."
         )
         divergence: float = Field(20.0, ge=0, description="Step size on the divergence from a unit Gaussian; 0: none.")
-        rounds: int = Field(5, ge=0, description="Rounds of both per step; 0 leaves the noise as predicted.")
-        rolls: int = Field(5, ge=1, description="Random shifts per round, each with its own gradient step.")
+        rounds: int = Field(5, ge=0, le=1000, description="Rounds of both per step; 0 leaves the noise as predicted.")
+        rolls: int = Field(5, ge=1, le=1000, description="Random shifts per round, each with its own gradient step.")
 
     def rows(self, steps: int) -> int:
         """One row per step but the first and the last."""
