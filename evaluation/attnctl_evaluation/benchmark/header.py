@@ -76,7 +76,7 @@ def _method(label: str, spec: CompareSpec, registry: Registry, facts: Facts) -> 
         method=entry.method,
         preset=entry.preset,
         settings=found.settings,
-        modifiers=found.modifiers,
+        modifiers={**found.modifiers},
         inversion=found.inversion,
         uses_source_prompt=found.uses_source_prompt,
         uses_mask=entry.mask,
