@@ -75,7 +75,8 @@ def _said(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, MemoryError):
         return MENDABLE, "there is not enough memory", "choose a smaller size, or fewer edits at once with --max-rows"
     if isinstance(error, OSError) and error.errno is not None:
-        place = f" for {shown(error.filename)}" if isinstance(error.filename, str | bytes | os.PathLike) else ""
+        named = isinstance(error.filename, str | bytes | os.PathLike)
+        place = f" for {shown(os.fsdecode(error.filename))}" if named else ""
         return (
             MENDABLE,
             shorten(f"the operating system refused something{place}: {reason(error)}", 300),

@@ -114,6 +114,8 @@ class Record(_Row):
         inputs: SHA-256 of what was measured, by role: ``edit``, ``source``, ``mask``, ``truth`` as they lay in the
             user's files, and ``case``, the plain data. Rows of `attnctl eval` have it: where one differs from what is
             there now, the row is measured anew.
+        sha256: Of the files that `pictures` names, by the same roles, as they were written; rows of older folders have
+            none.
     """
 
     case: str
@@ -132,6 +134,7 @@ class Record(_Row):
     pictures: Pictures = Pictures()
     failure: Failure | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
+    sha256: dict[str, str] = Field(default_factory=dict)
 
     @property
     def key(self) -> Key:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnctl.errors import InputError
 from attnctl.files import shown
+from attnctl_evaluation.integrity import check_integrity
 from attnctl_evaluation.records import Record, Results
 from attnctl_evaluation.verify import Comparison, Replacements, Verdict, compare_pictures, environment_differences
 
@@ -55,7 +56,8 @@ def verify_comparison(
     differences = _differences(bench, results.header)
     pictures: list[Comparison] = []
     scores: list[str] = []
-    tried = 0
+    record: list[str] = []
+    made_keys = set()
     with CompareProgress(len(jobs) * len(spec.methods), 0, quiet=False) as progress:
         for case, job_seed in jobs:
             if case not in bench.cases:
@@ -64,14 +66,19 @@ def verify_comparison(
             made = run_case(bench, case, job_seed)
             _write(made, out)
             for row in made.records:
-                tried += 1
+                made_keys.add(row.key)
                 if row.key in recorded:
+                    record += _compare_fields(recorded[row.key], row)
                     picture = _compare_row(recorded[row.key], row, folder, out, tolerance)
                     pictures.append(picture)
                     scores += _compare_scores(recorded[row.key], row, picture)
             progress.advance(len(made.records), sum(row.status == "failed" for row in made.records), case)
-    skipped = len(results.records) - tried
-    return Verdict(str(folder), tolerance, pictures, scores, [], differences, max(0, skipped))
+    wanted = {row.key for row in results.records if (row.case, row.seed) in set(jobs)}
+    record += [f"{_name(key)}: no such row in the run" for key in sorted(wanted - made_keys)]
+    record += [f"{_name(key)}: no such row in the record" for key in sorted(made_keys - wanted)]
+    skipped = len(results.records) - len(wanted)
+    _, damaged = check_integrity(folder)
+    return Verdict(str(folder), tolerance, pictures, record, scores, damaged, differences, skipped)
 
 
 def recorded_spec(header: Header, replaced: Replacements, folder: Path) -> CompareSpec:
@@ -132,6 +139,22 @@ def _differences(bench: Bench, header: Header) -> list[str]:
 
 def _identity(model: dict[str, object]) -> dict[str, object]:
     return {name: model.get(name) for name in ("family", "prediction", "sha256")}
+
+
+def _name(key: tuple[str, str, int]) -> str:
+    case, method, seed = key
+    return f"{case} {method} seed {seed}"
+
+
+def _compare_fields(then: Record, now: Record) -> list[str]:
+    """Say which plain fields of a row differ; scores and pictures are compared for themselves."""
+    fields = ("edit_type", "source_prompt", "prompt", "real", "coverage", "rows", "warnings")
+    before, after = (row.model_dump(mode="json", include=set(fields)) for row in (then, now))
+    return [
+        f"{_name(then.key)}, {name}: {before[name]!r} in the record, {after[name]!r} in the run"
+        for name in fields
+        if before[name] != after[name]
+    ]
 
 
 def _write(made: JobResult, out: Path) -> None:

@@ -35,6 +35,8 @@ class EntryFacts(BaseModel):
         inversion: Inversion that real pictures go through; ``none`` where the run has no real picture.
         asked: Inversion that requests name for it; None leaves it to the method.
         uses_source_prompt: Whether it reads the source prompt.
+        settings: All settings of its method, defaults and its preset's included.
+        modifiers: All settings of its modifiers, by name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +45,8 @@ class EntryFacts(BaseModel):
     inversion: str
     asked: str | None
     uses_source_prompt: bool | None
+    settings: dict[str, Any]
+    modifiers: dict[str, dict[str, Any]]
 
 
 class Facts(BaseModel):
@@ -167,7 +171,14 @@ class Bench:
         planned = {label: self._planned(label, entry) for label, entry in self.spec.methods.items()}
         names = folders((inversion, label) for label, (inversion, _, _) in planned.items())
         return {
-            label: EntryFacts(folder=folder, inversion=inversion, asked=asked, uses_source_prompt=reads)
+            label: EntryFacts(
+                folder=folder,
+                inversion=inversion,
+                asked=asked,
+                uses_source_prompt=reads,
+                settings=self.built[label][0].config.model_dump(mode="json"),
+                modifiers={n: m.config.model_dump(mode="json") for n, m in self.built[label][1].items()},
+            )
             for folder, (label, (inversion, asked, reads)) in zip(names, planned.items(), strict=True)
         }
 
@@ -232,12 +243,15 @@ class Bench:
             InputError: The entry asks for an inversion that its method cannot work with.
         """
         wanted = entry.inversion or self.spec.inversion
+        from attnctl.engine.planning import model_view
+
         method = self.built[label][0].again()
         if not any(case.real for case in self.cases.values()):
             return "none", None, True  # what is generated is generated from it
+        view = model_view(self.session.model, self.session.model.latent_size(self.size))
         for case in (case for case in self.cases.values() if case.real):
             try:
-                plan = method.plan(self._look(case, wanted), self._view())
+                plan = method.plan(self._look(case, wanted), view)
             except (Exception, SystemExit):  # noqa: S112  (a stranger's method; another case's prompts may suit it)
                 continue
             if plan.inversion is None:
@@ -255,13 +269,6 @@ class Bench:
     def _look(self, case: Case, inversion: str | None) -> PlanRequest:
         sampling = Sampling.of(self.spec, size=self.size, scheduler="ddim")
         return PlanRequest(case.prompt, case.source_prompt, real=True, inversion=inversion, **vars(sampling))
-
-    def _view(self) -> Any:
-        from attnctl.method import ModelView
-
-        model = self.session.model
-        size = model.latent_size(self.size)
-        return ModelView(model.sites, size, model.text_length, model.pipe.tokenizer, str(model.device))
 
 
 def failure_of(error: BaseException) -> Failure:

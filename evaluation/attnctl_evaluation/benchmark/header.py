@@ -70,18 +70,13 @@ def describe_dataset(named: str, dataset: Dataset, cases: Sequence[Case]) -> Dat
 def _method(label: str, spec: CompareSpec, registry: Registry, facts: Facts) -> MethodEntry:
     entry, found = spec.methods[label], facts.entries[label]
     kind = registry.method(entry.method)
-    method = registry.make_method(entry.method, entry.settings, entry.preset)
-    modifiers = {
-        name: registry.make_modifier(name, settings).config.model_dump(mode="json")
-        for name, settings in entry.modifiers.items()
-    }
     return MethodEntry(
         label=label,
         folder=found.folder,
         method=entry.method,
         preset=entry.preset,
-        settings=method.config.model_dump(mode="json"),
-        modifiers=modifiers,
+        settings=found.settings,
+        modifiers={**found.modifiers},
         inversion=found.inversion,
         uses_source_prompt=found.uses_source_prompt,
         uses_mask=entry.mask,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attnctl.dataset import Case
 from attnctl.errors import InputError
-from attnctl.files import cannot_write, shown, write_atomic
+from attnctl.files import cannot_write, sha256_of, shown, write_atomic
 from attnctl.trusting import check_inside, inside
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences, read_toml, toml_bytes
 from attnctl_evaluation.records import (
@@ -171,7 +171,7 @@ class RunStore:
         Raises:
             InputError: The disk is full, or the folder cannot be written any more.
         """
-        new = [row for row in records if row.key not in self.rows]
+        new = [_with_digests(row, pictures) for row in records if row.key not in self.rows]
         costs = {row.key: row for row in timings}
         for name in dict.fromkeys(n for row in new for n in row.pictures.model_dump().values() if n is not None):
             if name in pictures:
@@ -338,3 +338,9 @@ def _lock(folder: Path) -> BaseFileLock | None:
             (folder / LOCK_NAME).unlink()
         return None
     return lock
+
+
+def _with_digests(row: Record, pictures: Mapping[str, bytes]) -> Record:
+    """Return a row that says of every picture of its what was written."""
+    roles = {role: name for role, name in row.pictures.model_dump().items() if name in pictures}
+    return row.model_copy(update={"sha256": {role: sha256_of(pictures[name]) for role, name in roles.items()}})

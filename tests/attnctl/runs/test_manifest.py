@@ -134,7 +134,7 @@ def test_a_misspelt_field_is_refused():
         (b'{"schema_version": ' + b"9" * 5000 + b"}", "a number has 5000 digits"),
         (b"[]", "is not a run record"),
         (b'{"schema_version": true}', "is not a run record"),
-        (b'{"schema_version": 99, "new": 1}', "expected at most 1"),
+        (b'{"schema_version": 99, "new": 1}', "expected at most 2"),
         (b'{"schema_version": 1}', "is damaged at environment: Field required (and 4 more)"),
         (b'{"schema_version": -1}', "is damaged at schema_version"),
     ],
