@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Done:
+class RunOutcome:
     """A run that was carried out.
 
     Attributes:
@@ -53,11 +53,11 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def carry_out(arguments: Namespace) -> Done:
+def carry_out(arguments: Namespace) -> RunOutcome:
     """Do what the command does, but for its summary.
 
     Raises:
-        AttnctlError: Something that the user can mend; a `NoOpError` is in `Done.fault` instead.
+        AttnctlError: Something that the user can mend; a `NoOpError` is in `RunOutcome.fault` instead.
         KeyboardInterrupt: The user stopped it; its text says where, and what was kept.
     """
     registry = Registry.load(arguments.plugins)
@@ -87,7 +87,7 @@ def carry_out(arguments: Namespace) -> Done:
 
 def _run(
     arguments: Namespace, request: EditRequest, registry: Registry, output: RunOutput, progress: RunProgress
-) -> Done:
+) -> RunOutcome:
     from attnctl.events import Inverted
     from attnctl.result import NoOpError
     from attnctl.session import EditSession
@@ -114,7 +114,7 @@ def _run(
     command = ("attnctl", *arguments.words)
     output.write_result(request, result, model, picture, command, mask=mask)
     progress.close()
-    return Done(output, result, fault)
+    return RunOutcome(output, result, fault)
 
 
 def _with_picture(

@@ -15,7 +15,7 @@ import numpy as np
 from attnctl.errors import unknown
 from attnctl.metric import Better
 from attnctl_evaluation.bootstrap import Draws, Interval, WinRate, mean_interval, rank_correlation, win_rate
-from attnctl_evaluation.records import Record, Results
+from attnctl_evaluation.rows import Results, Row
 
 __all__ = [
     "MARK_RULE",
@@ -227,7 +227,7 @@ def costs(results: Results, *, draws: Draws | None = None) -> dict[str, Cost]:
     return found
 
 
-def _count(column: _Column, record: Record, name: str, card: str | None) -> None:
+def _count(column: _Column, record: Row, name: str, card: str | None) -> None:
     score = record.scores.get(name)
     if score is None:
         column.missing["not measured"] += 1
@@ -300,7 +300,7 @@ def _marks(
     return marks
 
 
-def _counts(records: Iterable[Record], label: str, expected: int) -> Counts:
+def _counts(records: Iterable[Row], label: str, expected: int) -> Counts:
     found = Counter(record.status for record in records if record.method == label)
     pending = max(0, expected - found.total())
     return Counts(found["ok"], found["failed"], found["missing"], pending)

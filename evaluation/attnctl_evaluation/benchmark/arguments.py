@@ -11,7 +11,7 @@ from attnctl.config import parse_assignments
 from attnctl.errors import InputError, unknown
 from attnctl.terminal import shorten
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, CompareSpec, build_spec, read_toml
-from attnctl_evaluation.records import HEADER_NAME
+from attnctl_evaluation.rows import HEADER_NAME
 
 if TYPE_CHECKING:
     from attnctl.registry import Registry

@@ -19,13 +19,13 @@ from attnctl.dataset import Case
 from attnctl.errors import InputError
 from attnctl.files import cannot_write, shown, write_atomic
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences, read_toml, toml_bytes
-from attnctl_evaluation.records import (
+from attnctl_evaluation.rows import (
     HEADER_NAME,
     RECORDS_NAME,
     TIMINGS_NAME,
     Header,
     Key,
-    Record,
+    Row,
     Timing,
     content_of,
     line_of,
@@ -76,7 +76,7 @@ class RunStore:
                 self._start_over()
             self._clean()
             self.header: Header | None = read_header(self._header) if self._header.exists() else None
-            self.rows: dict[Key, Record] = {}
+            self.rows: dict[Key, Row] = {}
             self.timings: dict[Key, Timing] = {}
             if self.header is not None:
                 self._load()
@@ -147,7 +147,7 @@ class RunStore:
         write_atomic(self._header, header_bytes(header))
         self.header = header
 
-    def add(self, records: Iterable[Record], timings: Iterable[Timing], pictures: Mapping[str, bytes]) -> list[Record]:
+    def add(self, records: Iterable[Row], timings: Iterable[Timing], pictures: Mapping[str, bytes]) -> list[Row]:
         """Keep finished rows: pictures first, then costs, then each row; those that are there already are left alone.
 
         Args:
@@ -196,7 +196,7 @@ class RunStore:
         """Read the rows, cut a half line off, and leave out rows that are doubled or whose pictures are gone."""
         for name in (RECORDS_NAME, TIMINGS_NAME):
             _cut_half_line(self.folder / name)
-        rows = list(read_rows(self.folder / RECORDS_NAME, Record))
+        rows = list(read_rows(self.folder / RECORDS_NAME, Row))
         for row in rows:
             names = [n for n in row.pictures.model_dump().values() if n is not None]
             if row.key not in self.rows and all((self.folder / n).is_file() for n in names):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 
