@@ -62,8 +62,8 @@ class Message:
     """What a worker says, or what is heard of it.
 
     Attributes:
-        kind: ``alive``; ``ready`` with the record of its setup; ``refused`` with message and hint of what it cannot load; ``done``
-            with the job's result; ``ended`` with words on how it died.
+        kind: ``alive``; ``ready`` with its setup's record; ``refused`` with message and hint of what it cannot load;
+            ``done`` with the job's result; ``ended`` with words on how it died.
         content: As the kind says.
     """
 
