@@ -15,7 +15,7 @@ import numpy as np
 from attnctl.errors import unknown
 from attnctl.metric import Better
 from attnctl_evaluation.bootstrap import Draws, Interval, WinRate, mean_interval, rank_correlation, win_rate
-from attnctl_evaluation.rows import Row, Results
+from attnctl_evaluation.rows import Results, Row
 
 __all__ = [
     "MARK_RULE",
@@ -261,7 +261,9 @@ def _cases(rows: Iterable[CaseSeed]) -> list[str]:
     return [case for case, _ in rows]
 
 
-def _against(own: Mapping[CaseSeed, float], other: Mapping[CaseSeed, float], better: Better, draws: Draws) -> WinRate | None:
+def _against(
+    own: Mapping[CaseSeed, float], other: Mapping[CaseSeed, float], better: Better, draws: Draws
+) -> WinRate | None:
     shared = [row for row in own if row in other]
     return win_rate([own[r] for r in shared], [other[r] for r in shared], better, groups=_cases(shared), draws=draws)
 
