@@ -67,7 +67,7 @@ class _Scale:
     def at(self, value: float) -> float:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
-    def ticks(self, wanted: int = 7) -> list[tuple[float, str]]:
+    def ticks(self, wanted: int = 9) -> list[tuple[float, str]]:
         """Return place and text of at most `wanted` + 1 round numbers."""
         rough = (self.high - self.low) / wanted
         power = math.floor(math.log10(rough))
@@ -141,7 +141,7 @@ def _marks(points: Sequence[Point], across: _Scale, up: _Scale) -> list[dict[str
         label = clean(cut(one_line(point.label), 30))
         width = 4.7 * len(label) + 9
         flipped = px + width > _RIGHT and px - width > _LEFT
-        start, height = px - width if flipped else px, py - 6
+        start, height = px - width if flipped else px, py - 9
         for ux, uy in sorted(taken, key=lambda t: t[1]):
             if abs(ux - start) < 80 and abs(uy - height) < apart:
                 height = uy + apart
@@ -154,7 +154,7 @@ def _marks(points: Sequence[Point], across: _Scale, up: _Scale) -> list[dict[str
                 "shape": Markup(SHAPES[point.index % len(SHAPES)]),  # noqa: S704  (ours)
                 "label": label,
                 "anchor": "end" if flipped else "start",
-                "text_x": px - 6 if flipped else px + 6, "text_y": round(height + 3, 2),
+                "text_x": px - 8 if flipped else px + 8, "text_y": round(height + 3, 2),
             }
         )  # fmt: skip
     return marks
