@@ -71,8 +71,8 @@ class _Scale:
         """Return place and text of at most `wanted` + 1 round numbers."""
         rough = (self.high - self.low) / wanted
         power = math.floor(math.log10(rough))
-        step = next(s for m in (1, 2, 2.5, 5, 10) if (s := m * 10.0**power) >= rough * (1 - 1e-9))
-        places = max(0, -power + (1 if step / 10.0**power == 2.5 else 0))
+        steps = ((m * 10.0**power, digits - power) for m, digits in ((1, 0), (2, 0), (2.5, 1), (5, 0), (10, -1)))
+        step, places = next((step, max(0, digits)) for step, digits in steps if step >= rough * (1 - 1e-9))
         numbers = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
         return [(self.at(n * step), f"{n * step:.{places}f}".replace("-", "\u2212")) for n in numbers]
 
