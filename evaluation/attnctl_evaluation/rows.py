@@ -3,7 +3,7 @@
 A run folder holds
 
 - ``run.json``: the `Header`
-- ``records.jsonl``: one `Record` a line. The same command on the same machine gives the same bytes, however often it
+- ``records.jsonl``: one `Row` a line. The same command on the same machine gives the same bytes, however often it
   was interrupted; therefore what differs from run to run is elsewhere, in
 - ``timings.jsonl``: one `Timing` a line
 - pictures, whose paths relative to the folder are in the records: ``input/``, ``truth/``, ``mask/`` and one folder per
@@ -40,11 +40,11 @@ Key = tuple[str, str, int]
 """Case id, method label, seed: what names a row."""
 
 
-class _Row(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class ScoreRecord(_Row):
+class RowScore(_Frozen):
     """What one metric said of one picture.
 
     Attributes:
@@ -56,7 +56,7 @@ class ScoreRecord(_Row):
     reason: str = ""
 
 
-class Failure(_Row):
+class Failure(_Frozen):
     """Why a row has no picture.
 
     Attributes:
@@ -70,7 +70,7 @@ class Failure(_Row):
     hint: str = ""
 
 
-class Pictures(_Row):
+class Pictures(_Frozen):
     """Paths relative to the run folder, with ``/``; None for what does not exist.
 
     Attributes:
@@ -86,7 +86,7 @@ class Pictures(_Row):
     mask: str | None = None
 
 
-class Record(_Row):
+class Row(_Frozen):
     """One edit of one case by one method with one seed.
 
     Attributes:
@@ -122,7 +122,7 @@ class Record(_Row):
     source_prompt: str | None
     prompt: str
     real: bool
-    scores: dict[str, ScoreRecord] = Field(default_factory=dict)
+    scores: dict[str, RowScore] = Field(default_factory=dict)
     cards: dict[str, str] = Field(default_factory=dict)
     coverage: list[dict[str, JsonValue]] = Field(default_factory=list)
     rows: dict[str, int] = Field(default_factory=dict)
@@ -138,7 +138,7 @@ class Record(_Row):
         return (self.case, self.method, self.seed)
 
 
-class Timing(_Row):
+class Timing(_Frozen):
     """What one row cost; differs from run to run.
 
     Attributes:
@@ -163,7 +163,7 @@ class Timing(_Row):
         return (self.case, self.method, self.seed)
 
 
-class MethodEntry(_Row):
+class MethodEntry(_Frozen):
     """One column of a comparison: a method with its settings.
 
     Attributes:
@@ -195,7 +195,7 @@ class MethodEntry(_Row):
     bibtex: str = ""
 
 
-class DatasetEntry(_Row):
+class DatasetEntry(_Frozen):
     """The data set of a run.
 
     Attributes:
@@ -221,7 +221,7 @@ class DatasetEntry(_Row):
     bibtex: str = ""
 
 
-class Header(_Row):
+class Header(_Frozen):
     """What all rows of a run have in common; holds nothing that differs when the same command runs again.
 
     Attributes:
@@ -271,7 +271,7 @@ class Results(BaseModel):
 
     folder: Path
     header: Header
-    records: list[Record]
+    records: list[Row]
     timings: dict[Key, Timing] = Field(default_factory=dict)
 
     @classmethod
@@ -284,12 +284,12 @@ class Results(BaseModel):
         place = Path(folder)
         check_inside(place, (HEADER_NAME, RECORDS_NAME, TIMINGS_NAME))
         header = read_header(place / HEADER_NAME)
-        records = list(read_rows(place / RECORDS_NAME, Record))
+        records = list(read_rows(place / RECORDS_NAME, Row))
         timings = {row.key: row for row in read_rows(place / TIMINGS_NAME, Timing)}
         return cls(folder=place, header=header, records=records, timings=timings)
 
 
-_R = TypeVar("_R", Record, Timing)
+_R = TypeVar("_R", Row, Timing)
 
 
 def read_header(path: Path) -> Header:
@@ -322,7 +322,7 @@ def read_rows(path: Path, kind: type[_R]) -> Iterator[_R]:
 
     Args:
         path: The file.
-        kind: `Record` or `Timing`.
+        kind: `Row` or `Timing`.
 
     Raises:
         InputError: A line is damaged; a last line without its end is skipped.
@@ -347,13 +347,13 @@ def content_of(path: Path) -> bytes:
     return read_bytes(path, limit=MAX_RECORD_BYTES) if os.path.lexists(path) else b""
 
 
-def line_of(row: Record | Timing) -> bytes:
+def line_of(row: Row | Timing) -> bytes:
     """Return a row as one line of JSON; equal rows give equal bytes."""
     data = row.model_dump(mode="json")
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def lines_of(rows: Iterable[Record | Timing]) -> bytes:
+def lines_of(rows: Iterable[Row | Timing]) -> bytes:
     """Return rows as lines of JSON."""
     return b"".join(map(line_of, rows))
 
