@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -42,6 +42,10 @@ Key = tuple[str, str, int]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+Cost = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+"""Seconds that something took."""
 
 
 class RowScore(_Frozen):
@@ -153,9 +157,9 @@ class Timing(_Frozen):
     case: str
     method: str
     seed: int
-    seconds: dict[str, float] = Field(default_factory=dict)
-    peak_memory_bytes: int | None = None
-    score_seconds: float | None = None
+    seconds: dict[str, Cost] = Field(default_factory=dict)
+    peak_memory_bytes: int | None = Field(None, ge=0, le=2**60)
+    score_seconds: Cost | None = None
 
     @property
     def key(self) -> Key:
