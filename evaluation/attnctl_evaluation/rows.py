@@ -158,7 +158,7 @@ class Timing(_Frozen):
     method: str
     seed: int
     seconds: dict[str, Cost] = Field(default_factory=dict)
-    peak_memory_bytes: int | None = Field(None, ge=0, le=2**60)
+    peak_memory_bytes: int | None = Field(default=None, ge=0, le=2**60)
     score_seconds: Cost | None = None
 
     @property
