@@ -78,7 +78,7 @@ def _of_run(folder: Path) -> tuple[int, list[str]]:
 
 def _of_comparison(folder: Path) -> tuple[int, list[str]]:
     from attnctl.runs.decode import decode_stored, regular_file
-    from attnctl_evaluation.records import Results
+    from attnctl_evaluation.rows import Results
 
     results = Results.read(folder)
     found, looked = [], 1

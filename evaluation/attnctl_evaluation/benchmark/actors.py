@@ -27,7 +27,7 @@ class _Seat:
         """Load, and return what the header says of it, or message and hint of what cannot be loaded."""
         try:
             self._worker = self._make(self._index)
-            return Message("ready", self._worker.facts)
+            return Message("ready", self._worker.record)
         except AttnctlError as error:
             return Message("refused", (error.message, error.hint))
 

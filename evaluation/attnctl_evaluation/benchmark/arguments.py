@@ -13,7 +13,7 @@ from attnctl.terminal import shorten
 from attnctl.trusting import check_code, check_fetched, inside, unnamed_code
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, CompareSpec, build_spec, read_toml
 from attnctl_evaluation.benchmark.store import CASES_NAME
-from attnctl_evaluation.records import HEADER_NAME, RECORDS_NAME
+from attnctl_evaluation.rows import HEADER_NAME, RECORDS_NAME
 
 if TYPE_CHECKING:
     from attnctl.registry import Registry

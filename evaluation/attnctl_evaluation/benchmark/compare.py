@@ -15,22 +15,22 @@ from attnctl.dataset import Case, Dataset
 from attnctl.files import slug
 from attnctl.registry import Registry
 from attnctl.runs.runfolder import DEFAULT_ROOT
-from attnctl_evaluation.benchmark.bench import Facts, JobResult
 from attnctl_evaluation.benchmark.header import make_header
 from attnctl_evaluation.benchmark.inputs import check_unchanged
 from attnctl_evaluation.benchmark.plan import Job, Shard, canonical, choose_cases, make_jobs
 from attnctl_evaluation.benchmark.pool import CASE_TIMEOUT, Pool, Transport, Worker
 from attnctl_evaluation.benchmark.progress import CompareProgress
 from attnctl_evaluation.benchmark.resolve import with_threads
+from attnctl_evaluation.benchmark.setup import JobResult, SetupRecord
 from attnctl_evaluation.benchmark.spec import CompareSpec
 from attnctl_evaluation.benchmark.store import RunStore
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 
 class Engine(Protocol):
     """Whoever works off jobs."""
 
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """Load what is needed and say what the header is to say."""
 
     def work(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
@@ -47,17 +47,17 @@ class InProcess:
         self._spec, self._registry, self._cases = spec, registry, cases
         self._worker: Worker | None = None
 
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """Load the model and say what it is."""
-        from attnctl_evaluation.benchmark.bench import Bench
         from attnctl_evaluation.benchmark.runner import make_worker
+        from attnctl_evaluation.benchmark.setup import Setup
 
-        self._worker = make_worker(Bench(self._spec, self._registry, cases=self._cases))
-        return self._worker.facts
+        self._worker = make_worker(Setup(self._spec, self._registry, cases=self._cases))
+        return self._worker.record
 
     def work(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
         """Yield results in order."""
-        assert self._worker is not None  # facts come first
+        assert self._worker is not None  # record come first
         for job in jobs:
             yield job, self._worker.run(job.case, job.seed)
 
@@ -176,7 +176,7 @@ def _work(
 ) -> None:
     """Let an engine work off the jobs and keep every row as it comes."""
     with progress, closing(_engine(spec, registry, options, run)) as engine:
-        header = make_header(spec, registry, run.dataset, run.cases, engine.facts())
+        header = make_header(spec, registry, run.dataset, run.cases, engine.record())
         store.begin(header, run.cases)
         for job, result in engine.work(run.jobs):
             new = store.add(result.records, result.timings, result.pictures)

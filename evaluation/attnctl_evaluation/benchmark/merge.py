@@ -12,7 +12,7 @@ from attnctl.trusting import inside
 from attnctl_evaluation.benchmark.plan import canonical
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences
 from attnctl_evaluation.benchmark.store import CASES_NAME, RunStore
-from attnctl_evaluation.records import Key, Record, Results, line_of
+from attnctl_evaluation.rows import Key, Results, Row, line_of
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ def _ids(listed: bytes, where: str) -> list[str]:
     return found
 
 
-def _union(parts: Sequence[Results]) -> tuple[dict[Key, Record], dict[Key, Results]]:
+def _union(parts: Sequence[Results]) -> tuple[dict[Key, Row], dict[Key, Results]]:
     """Return all rows and the part that each is taken from.
 
     Raises:
         InputError: Two parts say different things of one row.
     """
-    chosen: dict[Key, Record] = {}
+    chosen: dict[Key, Row] = {}
     origin: dict[Key, Results] = {}
     for part in parts:
         for row in part.records:

@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol
 from attnctl.dataset import Case
 from attnctl.errors import AttnctlError
 from attnctl.terminal import say
-from attnctl_evaluation.benchmark.bench import Facts, JobResult
 from attnctl_evaluation.benchmark.plan import Job
+from attnctl_evaluation.benchmark.setup import JobResult, SetupRecord
 from attnctl_evaluation.benchmark.spec import CompareSpec, differences
-from attnctl_evaluation.records import Failure, Record
+from attnctl_evaluation.rows import Failure, Row
 
 TRIES = 2
 """How often a job may take its worker down before it is recorded as failed."""
@@ -46,7 +46,7 @@ class Worker(Protocol):
     """What is built where the work is done, and then asked."""
 
     @property
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """What the header says of it."""
 
     def run(self, case: str, seed: int) -> JobResult:
@@ -62,8 +62,8 @@ class Message:
     """What a worker says, or what is heard of it.
 
     Attributes:
-        kind: ``alive``; ``ready`` with its facts; ``refused`` with message and hint of what it cannot load; ``done``
-            with the job's result; ``ended`` with words on how it died.
+        kind: ``alive``; ``ready`` with its setup's record; ``refused`` with message and hint of what it cannot load;
+            ``done`` with the job's result; ``ended`` with words on how it died.
         content: As the kind says.
     """
 
@@ -135,11 +135,11 @@ class Pool:
         self._case_timeout, self._silence = case_timeout, silence
         self._members: dict[Any, _Member] = {}
         self._started = self._lost = 0
-        self._facts: Facts | None = None
+        self._facts: SetupRecord | None = None
         self._left: deque[Job] = deque()
         self._tries: Counter[int] = Counter()
 
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """Start all workers and return what the first says that is ready.
 
         Raises:
@@ -250,7 +250,7 @@ class Pool:
 def failed_result(spec: CompareSpec, case: Case, seed: int, failure: Failure) -> JobResult:
     """Return rows that say the same of every entry of a case."""
     rows = [
-        Record(
+        Row(
             case=case.id,
             method=label,
             seed=seed,
@@ -266,7 +266,7 @@ def failed_result(spec: CompareSpec, case: Case, seed: int, failure: Failure) ->
     return JobResult(rows, [], {})
 
 
-def check_alike(first: Facts, other: Facts) -> None:
+def check_alike(first: SetupRecord, other: SetupRecord) -> None:
     """Refuse workers whose rows could differ.
 
     Raises:

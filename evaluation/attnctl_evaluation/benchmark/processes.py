@@ -43,7 +43,7 @@ def _serve(connection: Connection, make: Make, index: int) -> None:
     try:
         try:
             worker = make(index)
-            line.say(Message("ready", worker.facts))
+            line.say(Message("ready", worker.record))
         except AttnctlError as error:
             line.say(Message("refused", (error.message, error.hint)))
             return

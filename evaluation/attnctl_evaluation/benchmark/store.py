@@ -20,13 +20,13 @@ from attnctl.errors import InputError
 from attnctl.files import cannot_write, real, sha256_of, shown, write_atomic
 from attnctl.trusting import check_inside, inside
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences, read_toml, toml_bytes
-from attnctl_evaluation.records import (
+from attnctl_evaluation.rows import (
     HEADER_NAME,
     RECORDS_NAME,
     TIMINGS_NAME,
     Header,
     Key,
-    Record,
+    Row,
     Timing,
     content_of,
     line_of,
@@ -78,7 +78,7 @@ class RunStore:
                 self._start_over()
             self._clean()
             self.header: Header | None = read_header(self._header) if self._header.exists() else None
-            self.rows: dict[Key, Record] = {}
+            self.rows: dict[Key, Row] = {}
             self.timings: dict[Key, Timing] = {}
             if self.header is not None:
                 self._load()
@@ -157,7 +157,7 @@ class RunStore:
             write_atomic(self._header, header_bytes(header))
             self.header = header
 
-    def add(self, records: Iterable[Record], timings: Iterable[Timing], pictures: Mapping[str, bytes]) -> list[Record]:
+    def add(self, records: Iterable[Row], timings: Iterable[Timing], pictures: Mapping[str, bytes]) -> list[Row]:
         """Keep finished rows: pictures first, then costs, then each row; those that are there already are left alone.
 
         Args:
@@ -209,7 +209,7 @@ class RunStore:
         """Read the rows, cut a half line off, and leave out rows that are doubled or whose pictures are gone."""
         for name in (RECORDS_NAME, TIMINGS_NAME):
             _cut_half_line(self.folder / name)
-        rows = list(read_rows(self.folder / RECORDS_NAME, Record))
+        rows = list(read_rows(self.folder / RECORDS_NAME, Row))
         for row in rows:
             names = [n for n in row.pictures.model_dump().values() if n is not None]
             if row.key not in self.rows and all(inside(self.folder, n).is_file() for n in names):
@@ -340,7 +340,7 @@ def _lock(folder: Path) -> BaseFileLock | None:
     return lock
 
 
-def _with_digests(row: Record, pictures: Mapping[str, bytes]) -> Record:
+def _with_digests(row: Row, pictures: Mapping[str, bytes]) -> Row:
     """Return a row that says of every picture of its what was written."""
     roles = {role: name for role, name in row.pictures.model_dump().items() if name in pictures}
     return row.model_copy(update={"sha256": {role: sha256_of(pictures[name]) for role, name in roles.items()}})

@@ -14,7 +14,7 @@ from attnctl.errors import InputError
 from attnctl_evaluation.benchmark.compare import Interrupted, Options, compare, default_folder
 from attnctl_evaluation.benchmark.plan import Shard
 from attnctl_evaluation.benchmark.resolve import resolve
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 
 @pytest.fixture
@@ -148,8 +148,8 @@ def test_the_folder_follows_from_the_question(spec) -> None:
 def test_a_worker_that_is_made_otherwise_is_refused(go, light, spec, tmp_path: Path) -> None:
     class Newer(light.LightBench):
         @property
-        def facts(self):
-            return super().facts.model_copy(update={"environment": {"packages": {"torch": "9.9"}}})
+        def record(self):
+            return super().record.model_copy(update={"environment": {"packages": {"torch": "9.9"}}})
 
     go(tmp_path / "run")
     row = json.loads((tmp_path / "run/records.jsonl").read_text().splitlines()[0])

@@ -15,9 +15,9 @@ from attnctl.loading import load_model
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.metric import Metric, MetricCard, Score
 from attnctl.registry import Registry
-from attnctl_evaluation.benchmark.bench import Bench, failure_of
 from attnctl_evaluation.benchmark.resolve import resolve
 from attnctl_evaluation.benchmark.runner import run_case
+from attnctl_evaluation.benchmark.setup import Setup, failure_of
 from attnctl_evaluation.benchmark.spec import build_spec
 
 PROMPTS = {"source_prompt": "a red cat on grass", "prompt": "a blue cat on grass"}
@@ -127,16 +127,16 @@ def plugged() -> Registry:
 def make_bench(plugged: Registry, tiny_model_folder: Path):
     model = load_model(str(tiny_model_folder), device="cpu")
 
-    def make(methods, **more) -> Bench:
+    def make(methods, **more) -> Setup:
         data = {"dataset": "kinds", "methods": methods, "model": str(tiny_model_folder), "size": [64, 64]}
         data |= {"steps": 2, "guidance": 2.0, "metrics": ["psnr", "psnr.outside", "moody"], "threads": 1, **more}
-        return Bench(resolve(build_spec(data, "a test"), plugged), plugged, model=model)
+        return Setup(resolve(build_spec(data, "a test"), plugged), plugged, model=model)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def bench(make_bench) -> Bench:
+def bench(make_bench) -> Setup:
     return make_bench(["none", "bad", "fpe", "late", "idle", "p2p"])
 
 
@@ -145,7 +145,7 @@ def rows(result) -> dict:
 
 
 @pytest.mark.parametrize("case", ["real", "drawn"])
-def test_every_fault_is_that_of_the_lane_that_has_it(bench: Bench, case: str) -> None:
+def test_every_fault_is_that_of_the_lane_that_has_it(bench: Setup, case: str) -> None:
     result = run_case(bench, case, 0)
     found = rows(result)
     assert {m: r.status for m, r in found.items()} == {
@@ -239,7 +239,7 @@ def test_an_inversion_for_all_is_taken_where_there_is_a_choice(make_bench) -> No
         _ = make_bench({"sdedit": {"inversion": "direct"}}).entries
 
 
-def test_missing_and_broken_pictures_are_rows(bench: Bench) -> None:
+def test_missing_and_broken_pictures_are_rows(bench: Setup) -> None:
     missing = run_case(bench, "missing", 0)
     assert {row.status for row in missing.records} == {"missing"}
     assert {row.failure.message for row in missing.records} == {"there is no picture 'x.png'"}
@@ -250,7 +250,7 @@ def test_missing_and_broken_pictures_are_rows(bench: Bench) -> None:
     assert {row.failure.message for row in found} == {"the file ends too early at 0x..."}
 
 
-def test_a_case_without_a_source_prompt_runs_where_it_can(bench: Bench) -> None:
+def test_a_case_without_a_source_prompt_runs_where_it_can(bench: Setup) -> None:
     found = rows(run_case(bench, "leave", 0))
     assert found["none"].status == "ok"
     assert found["p2p"].failure.kind == "InputError"

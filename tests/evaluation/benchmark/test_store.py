@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from attnctl.dataset import Case
 from attnctl.errors import InputError
 from attnctl_evaluation.benchmark.store import RunStore
-from attnctl_evaluation.records import DatasetEntry, Header, MethodEntry, Pictures, Record, Results, Timing
+from attnctl_evaluation.rows import DatasetEntry, Header, MethodEntry, Pictures, Results, Row, Timing
 
 CASES = [Case(id=f"case-{n}", prompt="blau ä\u2028", edit_type="t", facts={"n": n}) for n in range(3)]
 LABELS = ("none", "b")
@@ -32,10 +32,10 @@ HEADER = Header(
 )
 
 
-def row(case: Case, label: str) -> Record:
+def row(case: Case, label: str) -> Row:
     pictures = Pictures(edit=f"none+{label}/{case.id}.png", source=f"input/{case.id}.png")
     fields = {"edit_type": "t", "source_prompt": None, "prompt": case.prompt, "real": True, "warnings": ["zwölf 🐢\n"]}
-    return Record(case=case.id, method=label, seed=0, status="ok", pictures=pictures, **fields)
+    return Row(case=case.id, method=label, seed=0, status="ok", pictures=pictures, **fields)
 
 
 def fill(folder: Path, cases=CASES) -> None:
@@ -95,7 +95,7 @@ def test_rows_survive_a_cut_at_any_byte(whole: Path, finished: dict[str, bytes],
 
 
 def test_rows_come_in_canonical_order_with_their_costs(whole: Path, finished: dict[str, bytes]) -> None:
-    ordered = [r.key for r in (Record.model_validate_json(x) for x in finished["records.jsonl"].splitlines())]
+    ordered = [r.key for r in (Row.model_validate_json(x) for x in finished["records.jsonl"].splitlines())]
     assert ordered == list(ORDER)
     assert finished["timings.jsonl"].count(b"\n") == 6
     assert [r.key for r in Results.read(whole).records] != list(ORDER)

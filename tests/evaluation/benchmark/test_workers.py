@@ -84,7 +84,7 @@ def test_a_case_that_never_ends_is_recorded_and_the_rest_goes_on(light, registry
 def test_a_worker_that_cannot_start_says_why(light, spec, cases) -> None:
     pool = Pool(spec, cases, 2, Processes(light.maker(spec, 0.0, {"refuse": ""})))
     with pytest.raises(WorkerError, match="there is no such model") as caught:
-        pool.facts()
+        pool.record()
     assert caught.value.hint == "name another"
     pool.close()
 
@@ -92,7 +92,7 @@ def test_a_worker_that_cannot_start_says_why(light, spec, cases) -> None:
 def test_no_worker_is_left_when_the_pool_closes(light, spec, cases) -> None:
     transport = Processes(light.maker(spec, 30.0))
     pool = Pool(spec, cases, 1, transport)
-    pool.facts()
+    pool.record()
     processes = transport.pids
     pool.close()
     for process in processes:
@@ -116,7 +116,7 @@ if __name__ == "__main__":
     spec = light_spec()
     transport = Processes(maker(spec, 600.0))
     pool = Pool(spec, {{}}, 1, transport)
-    pool.facts()
+    pool.record()
     print(transport.pids[0], flush=True)
     list(pool.work([Job(0, "c", 0)]))
 """

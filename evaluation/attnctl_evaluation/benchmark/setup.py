@@ -15,7 +15,7 @@ from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest, PlanRequest, Sampling
 from attnctl_evaluation.benchmark.plan import choose_cases, folders, noise_seed
 from attnctl_evaluation.benchmark.spec import CompareSpec, Entry
-from attnctl_evaluation.records import Failure, Record, Timing
+from attnctl_evaluation.rows import Failure, Row, Timing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from attnctl_evaluation.metrics.protocols import Panel
 
 
-class EntryFacts(BaseModel):
+class EntryRecord(BaseModel):
     """What is known of a method's entry once the model is loaded.
 
     Attributes:
@@ -49,7 +49,7 @@ class EntryFacts(BaseModel):
     modifiers: dict[str, dict[str, Any]]
 
 
-class Facts(BaseModel):
+class SetupRecord(BaseModel):
     """What a header says that is known only where the model runs; equal on all workers of a run.
 
     Attributes:
@@ -70,7 +70,7 @@ class Facts(BaseModel):
     size: tuple[int, int]
     cards: dict[str, dict[str, Any]]
     absent: dict[str, str]
-    entries: dict[str, EntryFacts]
+    entries: dict[str, EntryRecord]
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class JobResult:
         pictures: PNG files by path relative to the run folder.
     """
 
-    records: list[Record]
+    records: list[Row]
     timings: list[Timing]
     pictures: dict[str, bytes]
 
 
-class Bench:
+class Setup:
     """Everything that jobs of one comparison share.
 
     Args:
@@ -142,7 +142,7 @@ class Bench:
         self.panel: Panel = build_panel(spec.metrics, self.registry, settings=spec.metric_settings, device=device)
 
     @cached_property
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """What the header says of this process's part."""
         from attnctl.runs.describing import describe_device, describe_model
         from attnctl.runs.manifest import environment
@@ -150,7 +150,7 @@ class Bench:
         model = self.session.model
         device = describe_device(model.device, model.dtype).model_dump(mode="json")
         device["kind"] = self.spec.device or model.device.type  # workers that share several GPUs have one each
-        return Facts(
+        return SetupRecord(
             model=describe_model(model).model_dump(mode="json"),
             device=device,
             environment=environment().model_dump(mode="json"),
@@ -166,12 +166,12 @@ class Bench:
         return {label: card.id for label, card in self.panel.cards.items()}
 
     @cached_property
-    def entries(self) -> dict[str, EntryFacts]:
+    def entries(self) -> dict[str, EntryRecord]:
         """What each entry asks of a real picture, told by its method's own plan."""
         planned = {label: self._planned(label, entry) for label, entry in self.spec.methods.items()}
         names = folders((inversion, label) for label, (inversion, _, _) in planned.items())
         return {
-            label: EntryFacts(
+            label: EntryRecord(
                 folder=folder,
                 inversion=inversion,
                 asked=asked,
