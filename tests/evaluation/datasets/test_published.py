@@ -206,7 +206,7 @@ class TestPIEBench:
 
     def test_a_damaged_picture_in_parquet_says_its_row(self, tmp_path: Path) -> None:
         picture = InnerPicture(b"no picture", "'x.parquet', row 3")
-        with pytest.raises(InputError, match="'x.parquet', row 3 is not a picture"):
+        with pytest.raises(InputError, match=r"'x\.parquet', row 3 is not a picture"):
             picture((8, 8))
 
     def test_an_empty_folder_is_refused(self, tmp_path: Path) -> None:
