@@ -241,7 +241,7 @@ class ArrayMask:
         mask = self.make()
         if size is None or size == mask.shape:
             return mask
-        picture = Pillow.fromarray(mask.astype(np.uint8) * 255).crop(crop_box(*mask.shape, *size))
+        picture = Pillow.fromarray(mask.astype(np.uint8) * 255).crop(crop_box(mask.shape[0], mask.shape[1], *size))
         return np.asarray(np.asarray(picture.resize((size[1], size[0]), Pillow.Resampling.NEAREST)) > 127)
 
     def digest(self) -> str:
