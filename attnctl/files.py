@@ -18,6 +18,9 @@ from attnctl.errors import InputError
 MAX_TEXT_BYTES = 64 * 2**20
 """Bytes that a table, list or configuration may have; the largest published one has 2 MiB."""
 
+MAX_PICTURE_BYTES = 2**28
+"""Bytes that a picture file may have; as many as the largest one takes that is decoded."""
+
 MAX_DEPTH = 64
 """Levels that values of a file may be nested in."""
 

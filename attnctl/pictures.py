@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnctl.errors import InputError, NumericsError, unknown
-from attnctl.files import reason, sha256_of, sha256_of_file, write_atomic
-from attnctl.runs.decode import MAX_PIXELS, PictureData, decode, named, regular_file
+from attnctl.files import reason, sha256_of, sha256_of_file, shown, write_atomic
+from attnctl.runs.decode import MAX_PIXELS, PictureData, decode, regular_file
 
 Fit = Literal["crop", "stretch", "nearest-stretch"]
 Resample = Literal["lanczos", "bicubic", "bilinear"]
@@ -94,7 +94,9 @@ def load_picture(
     try:
         digest = sha256_of(file.data) if isinstance(file, PictureData) else sha256_of_file(file)
     except OSError as error:
-        raise InputError(f"cannot read the picture {named(file)}: {reason(error)}", hint="check the path") from error
+        raise InputError(
+            f"cannot read the picture {shown(str(file))}: {reason(error)}", hint="check the path"
+        ) from error
     return LoadedPicture(pixels, tuple(notes), digest, original)
 
 

@@ -8,24 +8,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnctl.cli.progress import RunProgress
+from attnctl.cli.requesting import check_picture, kept_trajectories, read_request, wanted_model
 from attnctl.cli.summary import show_run
-from attnctl.cli.wanted import check_picture, kept_trajectories, read_request, wanted_model
-from attnctl.masks import LoadedMask, check_users, load_mask
+from attnctl.masks import check_users, load_mask
 from attnctl.registry import Registry
 from attnctl.terminal import say
 
 if TYPE_CHECKING:
-    from attnctl.cli.output import RunOutput
-    from attnctl.events import Event
-    from attnctl.model import Model
-    from attnctl.pictures import LoadedPicture
     from attnctl.request import EditRequest
     from attnctl.result import EditResult, NoOpError
-    from attnctl.runs.manifest import InputPicture
+    from attnctl.runs.output import RunOutput
 
 
 @dataclass
-class Done:
+class RunOutcome:
     """A run that was carried out.
 
     Attributes:
@@ -53,11 +49,11 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def carry_out(arguments: Namespace) -> Done:
+def carry_out(arguments: Namespace) -> RunOutcome:
     """Do what the command does, but for its summary.
 
     Raises:
-        AttnctlError: Something that the user can mend; a `NoOpError` is in `Done.fault` instead.
+        AttnctlError: Something that the user can mend; a `NoOpError` is in `RunOutcome.fault` instead.
         KeyboardInterrupt: The user stopped it; its text says where, and what was kept.
     """
     registry = Registry.load(arguments.plugins)
@@ -66,10 +62,10 @@ def carry_out(arguments: Namespace) -> Done:
         check_picture(arguments.image, arguments.fit, arguments.size)
     if arguments.mask is not None:
         load_mask(arguments.mask, arguments.size, fit=arguments.fit, picture=arguments.image)
-        check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
-    from attnctl.cli.output import RunOutput
+        check_users({edit.method_name: registry.method(edit.method).uses_mask for edit in request.edits})
+    from attnctl.runs.output import RunOutput
 
-    label = "-".join(dict.fromkeys(edit.method for edit in request.edits))
+    label = "-".join(dict.fromkeys(edit.method_name for edit in request.edits))
     output = RunOutput(arguments.out, label=label, seed=request.seed, force=arguments.force)
     progress = RunProgress()
     try:
@@ -87,76 +83,34 @@ def carry_out(arguments: Namespace) -> Done:
 
 def _run(
     arguments: Namespace, request: EditRequest, registry: Registry, output: RunOutput, progress: RunProgress
-) -> Done:
-    from attnctl.events import Inverted
-    from attnctl.result import NoOpError
-    from attnctl.session import EditSession
+) -> RunOutcome:
+    from attnctl.runs.carrying import carry_out as carry
+    from attnctl.runs.carrying import read_inputs
 
     model = wanted_model(arguments)
     progress.doing("reading the picture" if arguments.image is not None else "planning")
-    request, picture = _with_picture(arguments, request, model, output)
-    request, mask = _with_mask(arguments, request, model)
+    inputs = read_inputs(model, request.size, picture=arguments.image, mask=arguments.mask, fit=arguments.fit)
+    for read in (inputs.picture, inputs.mask):
+        if read is not None:
+            for text in read.notes:
+                say("note", f"{read.path}: {text}")
+    if inputs.picture is not None:
+        request = replace(request, pixels=inputs.pixels, source_prompt=arguments.source_prompt)
     if request.guidance == 1:
         say("note", "guidance 1 takes the conditional prediction alone; the negative prompt plays no part")
-
-    def on_event(event: Event) -> None:
-        progress(event)
-        if isinstance(event, Inverted) and event.reconstruction is not None:
-            output.write_reconstruction(event.report.lane, event.reconstruction)
-
-    fault: NoOpError | None = None
-    result: EditResult
-    try:
-        result = EditSession(model, registry, cache=kept_trajectories(arguments)).run(request, on_event)
-    except NoOpError as error:
-        fault, result = error, error.result
-    progress.doing("writing")
-    command = ("attnctl", *arguments.words)
-    output.write_result(request, result, model, picture, command, mask=mask)
-    progress.close()
-    return Done(output, result, fault)
-
-
-def _with_picture(
-    arguments: Namespace, request: EditRequest, model: Model, output: RunOutput
-) -> tuple[EditRequest, InputPicture | None]:
-    """Read the real picture at the model's size, if there is one, and put it into the request."""
-    if arguments.image is None:
-        return request, None
-    import torch
-
-    from attnctl.pictures import load_picture
-
-    size = request.size or model.default_size
-    model.latent_size(size)  # refuse a size that does not fit before the picture is brought to it
-    loaded = load_picture(arguments.image, size, fit=arguments.fit)
-    for text in loaded.notes:
-        say("note", f"{arguments.image}: {text}")
-    output.write_input(loaded)
-    pixels = torch.from_numpy(loaded.pixels)
-    request = replace(request, pixels=pixels, source_prompt=arguments.source_prompt)
-    return request, _record(arguments.image, arguments.fit, loaded)
-
-
-def _with_mask(arguments: Namespace, request: EditRequest, model: Model) -> tuple[EditRequest, InputPicture | None]:
-    """Read the mask, if there is one, brought to the model's size as the picture is, and put it into the request."""
-    if arguments.mask is None:
-        return request, None
-    import torch
-
-    size = request.size or model.default_size
-    loaded = load_mask(arguments.mask, size, fit=arguments.fit, picture=arguments.image)
-    for text in loaded.notes:
-        say("note", f"{arguments.mask}: {text}")
-    return replace(request, mask=torch.from_numpy(loaded.values)), _record(arguments.mask, arguments.fit, loaded)
-
-
-def _record(path: str, fit: str, loaded: LoadedPicture | LoadedMask) -> InputPicture:
-    from attnctl.runs.manifest import InputPicture
-
-    return InputPicture(
-        path=path, sha256=loaded.sha256, original_size=loaded.original_size, fit=fit, notes=loaded.notes
+    carried = carry(
+        request,
+        model,
+        registry,
+        output,
+        inputs,
+        command=("attnctl", *arguments.words),
+        cache=kept_trajectories(arguments),
+        on_event=progress,
+        before_writing=lambda: progress.doing("writing"),
     )
+    progress.close()
+    return RunOutcome(output, carried.result, carried.fault)
 
 
 def _kept(output: RunOutput) -> str:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from attnctl.families.hubcache import hub_snapshot
 from attnctl.model import Model
-from attnctl.request import EditRequest
+from attnctl.request import Edit, EditRequest
 from attnctl.result import EditResult, LaneResult
 from attnctl.runs.manifest import (
     CoverageRecord,
     DeviceRecord,
+    EditRecord,
     FileRecord,
     InputPicture,
     InversionRecord,
     LaneRecord,
     Manifest,
     ModelRecord,
+    PluginFile,
+    RequestRecord,
     SettingsRecord,
     Volatile,
     environment,
@@ -41,6 +46,7 @@ def describe_run(
     input_picture: InputPicture | None = None,
     mask: InputPicture | None = None,
     command: Sequence[str] = (),
+    plugins: Sequence[PluginFile] = (),
 ) -> Manifest:
     """Return the record of a run: everything needed to make its pictures again, and to see that it is they.
 
@@ -53,6 +59,7 @@ def describe_run(
         input_picture: The real picture that was edited, if any.
         mask: The picture that said where to edit, if any.
         command: The command line, kept among the volatile fields.
+        plugins: Plugin files that were loaded by name.
 
     Raises:
         InputError: If the model's files cannot be read any more.
@@ -80,6 +87,7 @@ def describe_run(
         coverage=tuple(CoverageRecord(**asdict(row)) for row in result.coverage),
         rows=result.rows,
         warnings=result.warnings,
+        request=describe_request(request, input_picture is not None, mask is not None, plugins),
         volatile=Volatile(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             command=tuple(command),
@@ -87,6 +95,68 @@ def describe_run(
             peak_memory_bytes=result.peak_memory or None,
         ),
     )
+
+
+def describe_request(
+    request: EditRequest, from_file: bool, mask_from_file: bool, plugins: Sequence[PluginFile] = ()
+) -> RequestRecord:
+    """Return the record of what was asked for.
+
+    Args:
+        request: What was asked for.
+        from_file: Whether the real picture is a file that the record names, so that its pixels need no digest here.
+        mask_from_file: The same of the mask.
+        plugins: Plugin files that were loaded by name.
+    """
+    given: dict[str, Any] = {"x0": request.x0, "x_T": request.x_T}
+    if not from_file:
+        given["pixels"] = request.pixels
+    if not mask_from_file:
+        given["mask"] = request.mask
+    return RequestRecord(
+        edits=tuple(describe_edit(edit, request.lane_name(i)) for i, edit in enumerate(request.edits)),
+        source_prompt=request.source_prompt,
+        real=request.real,
+        negative_prompt=request.negative_prompt,
+        steps=request.steps,
+        guidance=request.guidance,
+        seed=request.seed,
+        size=request.size,
+        scheduler=request.scheduler,
+        inversion=request.inversion,
+        inversion_settings=dict(request.inversion_settings),
+        max_rows=request.max_rows,
+        keep_source=request.keep_source,
+        check_reconstruction=request.check_reconstruction,
+        allow_no_op=request.allow_no_op,
+        tensors={name: _tensor_digest(tensor) for name, tensor in given.items() if tensor is not None},
+        plugins=tuple(plugins),
+    )
+
+
+def describe_edit(edit: Edit, name: str) -> EditRecord:
+    """Return the record of one edit; of a method or modifier that was built already, its whole settings."""
+    method = edit.method
+    if isinstance(method, str):
+        kind, settings, preset = method, dict(edit.settings), edit.preset
+    else:
+        kind, settings, preset = method.name, method.config.model_dump(mode="json"), method.preset
+    return EditRecord(
+        name=name,
+        prompt=edit.prompt,
+        method=kind,
+        settings=settings,
+        preset=preset,
+        modifiers={
+            key: dict(value) if isinstance(value, Mapping) else value.config.model_dump(mode="json")
+            for key, value in edit.modifiers.items()
+        },
+    )
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
 
 
 def _describe_lane(lane: LaneResult, picture: FileRecord | None) -> LaneRecord:

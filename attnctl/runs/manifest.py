@@ -14,13 +14,13 @@ import platform
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError, model_validator
 
 from attnctl import __version__
 from attnctl.errors import InputError
-from attnctl.files import reason, sha256_of_file, shown, write_atomic
+from attnctl.files import parse_json, read_text, reason, sha256_of_file, shown, write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Counts up when a field changes its meaning or goes; `Manifest.read` refuses newer ones."""
 
 STACK = (
@@ -158,6 +158,50 @@ class CoverageRecord(_Record):
     changed: bool | None = None
 
 
+class EditRecord(_Record):
+    """One edit as it was asked for: ``settings`` over ``preset``, before the method's own defaults."""
+
+    name: Text
+    prompt: Text
+    method: Text
+    settings: Settings = {}
+    preset: str | None = None
+    modifiers: Settings = {}
+
+
+class PluginFile(_Record):
+    """A plugin file that was loaded; its name is for people, nothing is executed because a record names it."""
+
+    name: Text
+    sha256: str
+
+
+class RequestRecord(_Record):
+    """What was asked for, field by field as in `attnctl.request.EditRequest`; pictures and masks are named elsewhere.
+
+    ``tensors`` holds, by field name, the SHA-256 of tensors that were given in Python and came from no file; a run
+    with any of them cannot be made again from its record.
+    """
+
+    edits: tuple[EditRecord, ...]
+    source_prompt: Text | None = None
+    real: bool = False
+    negative_prompt: Text = ""
+    steps: int
+    guidance: float
+    seed: int
+    size: tuple[int, int] | None = None
+    scheduler: str = "ddim"
+    inversion: str | None = None
+    inversion_settings: Settings = {}
+    max_rows: int | None = None
+    keep_source: bool = False
+    check_reconstruction: bool = True
+    allow_no_op: bool = False
+    tensors: dict[str, str] = {}
+    plugins: tuple[PluginFile, ...] = ()
+
+
 class Volatile(_Record):
     """What may differ between two equal runs.
 
@@ -172,9 +216,12 @@ class Volatile(_Record):
 
 
 class Manifest(_Record):
-    """The whole record of one run."""
+    """The whole record of one run; ``request`` is None in records of schema 1.
 
-    schema_version: Literal[1] = 1
+    The file holds one key more, ``digest``: `record_digest` of all the others.
+    """
+
+    schema_version: Literal[1, 2] = 2
     environment: EnvironmentRecord
     device: DeviceRecord
     model: ModelRecord
@@ -187,16 +234,24 @@ class Manifest(_Record):
     coverage: tuple[CoverageRecord, ...] = ()
     rows: dict[str, int] = {}
     warnings: tuple[Text, ...] = ()
+    request: RequestRecord | None = None
     volatile: Volatile = Volatile()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_digest(cls, plain: Any) -> Any:
+        """The digest is the file's, not the record's: equal records stay equal whether written or not."""
+        return {k: v for k, v in plain.items() if k != "digest"} if isinstance(plain, dict) else plain
 
     def to_json(self) -> str:
         """Return the record as JSON text with a final line break; equal records give equal text."""
-        return self.model_dump_json(indent=2) + "\n"
+        text = self.model_dump_json(indent=2)
+        return text.replace("{\n", f'{{\n  "digest": "{record_digest(json.loads(text))}",\n', 1) + "\n"
 
     def comparable(self) -> dict[str, Any]:
         """Return the record as plain data without ``volatile``: equal for equal runs."""
         plain: dict[str, Any] = json.loads(self.to_json())
-        del plain["volatile"]
+        del plain["volatile"], plain["digest"]
         return plain
 
     def write(self, path: str | os.PathLike[str]) -> str:
@@ -216,12 +271,13 @@ class Manifest(_Record):
         """
         hint = "name a manifest.json that `attnctl run` has written"
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            plain = json.loads(text)
-        except OSError as error:
-            raise InputError(f"cannot read the run record {shown(path)}: {reason(error)}", hint=hint) from error
-        except ValueError as error:
-            raise InputError(f"{shown(path)} is not JSON: {reason(error)}", hint=hint) from error
+            text = read_text(path)
+        except InputError as error:
+            raise InputError(f"cannot read the run record: {error.message}", hint=hint) from error
+        try:
+            plain = parse_json(text, shown(path))
+        except InputError as error:
+            raise InputError(f"the run record is not JSON: {error.message}", hint=hint) from error
         version = plain.get("schema_version") if isinstance(plain, dict) else None
         if not isinstance(version, int) or isinstance(version, bool):
             raise InputError(f"{shown(path)} is not a run record: it has no schema_version", hint=hint)
@@ -237,6 +293,12 @@ class Manifest(_Record):
             where = ".".join(str(part) for part in first["loc"])
             more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
             raise InputError(f"{shown(path)} is damaged at {where}: {first['msg']}{more}", hint=hint) from error
+
+
+def record_digest(plain: dict[str, Any]) -> str:
+    """Return the SHA-256 over a record's own content: every key but ``digest``, whatever the layout of the file."""
+    content = {name: value for name, value in plain.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def environment() -> EnvironmentRecord:

@@ -10,6 +10,7 @@ from pathlib import Path
 from attnctl.dataset import Case
 from attnctl.errors import InputError, unknown
 from attnctl.files import shown
+from attnctl.trusting import check_inside
 from attnctl_evaluation.benchmark.store import INPUT, MASK, TRUTH
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
@@ -95,6 +96,7 @@ def find_outputs(spec: OutputsSpec, notes: list[str] | None = None) -> dict[str,
             f"{shown(root)} holds no picture that is named after a case of {spec.dataset}",
             hint=f"expected METHOD/CASE.png or CASE.png, for example METHOD/{some}.png",
         )
+    check_inside(root, (str(p.relative_to(root)) for pictures in found.values() for p in pictures.values()))
     if empty and not spec.methods:
         said.append(f"folders whose pictures are named after no case are left out: {', '.join(empty)}")
     return found

@@ -13,7 +13,7 @@ from attnctl.errors import InputError
 from attnctl.files import sha256_of, sha256_of_file, shown
 from attnctl_evaluation.benchmark.header import describe_dataset
 from attnctl_evaluation.benchmark.spec import CompareSpec
-from attnctl_evaluation.records import Header, Key, Record
+from attnctl_evaluation.rows import Header, Key, Row
 
 _ORDER = ("case", "edit", "source", "mask", "truth")
 
@@ -55,7 +55,7 @@ def _digest(loader: Callable[[Any], Any]) -> str:
 
 
 def stale_rows(
-    rows: Mapping[Key, Record], now: Mapping[Key, Mapping[str, str]], folders: Mapping[str, str]
+    rows: Mapping[Key, Row], now: Mapping[Key, Mapping[str, str]], folders: Mapping[str, str]
 ) -> dict[Key, list[str]]:
     """Return the rows that do not fit what is there now, with what changed.
 

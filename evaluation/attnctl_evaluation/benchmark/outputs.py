@@ -13,7 +13,6 @@ from attnctl.errors import InputError
 from attnctl.files import reason, shown, slug
 from attnctl.pictures import png_bytes
 from attnctl.terminal import say
-from attnctl_evaluation.benchmark.bench import failure_of
 from attnctl_evaluation.benchmark.finding import NOT_METHODS, by_case
 from attnctl_evaluation.benchmark.finding import OutputsSpec as OutputsSpec
 from attnctl_evaluation.benchmark.finding import find_outputs as find_outputs
@@ -22,8 +21,9 @@ from attnctl_evaluation.benchmark.inputs import digest_of, inputs_of, say_stale,
 from attnctl_evaluation.benchmark.plan import canonical
 from attnctl_evaluation.benchmark.progress import CompareProgress
 from attnctl_evaluation.benchmark.score import Reference, mask_picture, mask_warnings, read_reference, score
+from attnctl_evaluation.benchmark.setup import failure_of
 from attnctl_evaluation.benchmark.store import INPUT, MASK, TRUTH, RunStore
-from attnctl_evaluation.records import Failure, Header, Key, MethodEntry, Pictures, Record, Results, Timing
+from attnctl_evaluation.rows import Failure, Header, Key, MethodEntry, Pictures, Results, Row, Timing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -145,7 +145,7 @@ def _open(case: Case, pictures: Mapping[str, Mapping[str, Path]], strip: bool) -
 
 def _score_one(
     spec: OutputsSpec, panel: Panel, case: Case, label: str, folder: str, opened: _Opened
-) -> tuple[Record, Timing | None, dict[str, bytes]]:
+) -> tuple[Row, Timing | None, dict[str, bytes]]:
     """Measure one picture."""
     common = {
         "case": case.id,
@@ -158,10 +158,10 @@ def _score_one(
     }
     edited = opened.picture
     if opened.error is not None:
-        return Record.model_validate({**common, "status": "failed", "failure": failure_of(opened.error)}), None, {}
+        return Row.model_validate({**common, "status": "failed", "failure": failure_of(opened.error)}), None, {}
     if edited is None:
         failure = Failure(kind="MissingPicture", message=case.missing or "there is no picture of this case")
-        return Record.model_validate({**common, "status": "missing", "failure": failure}), None, {}
+        return Row.model_validate({**common, "status": "missing", "failure": failure}), None, {}
     began = time.perf_counter()
     try:
         size = (edited.height, edited.width)
@@ -169,12 +169,12 @@ def _score_one(
         files, pictures = _files(case, f"{folder}/{case.id}.png", edited, reference, opened.suffix)
         scores = score(panel, case, edited, reference)
     except (Exception, SystemExit) as error:  # strangers' data sets raise nearly anything
-        return Record.model_validate({**common, "status": "failed", "failure": failure_of(error)}), None, {}
+        return Row.model_validate({**common, "status": "failed", "failure": failure_of(error)}), None, {}
     cards = {name: panel.cards[name].id for name in scores}
     done = {**common, "status": "ok", "scores": scores, "cards": cards, "pictures": pictures,
             "warnings": mask_warnings(reference)}  # fmt: skip
     timing = Timing(case=case.id, method=label, seed=0, score_seconds=time.perf_counter() - began)
-    return Record.model_validate(done), timing, files
+    return Row.model_validate(done), timing, files
 
 
 def read_output(path: Path, *, strip: bool = False) -> Image:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnctl.dataset import MaskLoader, PictureLoader, Size
 from attnctl.errors import InputError, unknown
 from attnctl.files import parse_json, read_text, sha256_of, sha256_of_file, shown
-from attnctl.terminal import shorten
+from attnctl.trusting import inside as attnctl_inside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,14 +97,9 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """Return a file's path below a folder.
 
     Raises:
-        InputError: The name is absolute or leaves the folder.
+        InputError: The name is absolute, leaves the folder, or is a link that does.
     """
-    path = Path(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0:1]:
-        raise InputError(
-            f"{where}: {shorten(repr(name))} leads out of the folder {shown(folder)}", hint="name files inside it"
-        )
-    return folder / path
+    return attnctl_inside(folder, name, where)
 
 
 def case_id(text: str, taken: set[str]) -> str:

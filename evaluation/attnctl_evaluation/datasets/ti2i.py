@@ -77,7 +77,7 @@ def _parse(path: Path) -> Any:
         ) from error
     hint = "mend the file"
 
-    class Bounded(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    class Bounded(yaml.SafeLoader):  # type: ignore[misc]
         """Refuses what is nested deep, and aliases that stand for far more than is written."""
 
         depth = 0

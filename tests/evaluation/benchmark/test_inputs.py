@@ -16,7 +16,7 @@ from attnctl.runs.manifest import model_files
 from attnctl_evaluation.benchmark.compare import Options, compare
 from attnctl_evaluation.benchmark.inputs import check_unchanged, inputs_of
 from attnctl_evaluation.benchmark.resolve import resolve
-from attnctl_evaluation.records import Record, Results
+from attnctl_evaluation.rows import Results, Row
 
 
 def write(path: Path, value: int, side: int = 32) -> Path:
@@ -48,7 +48,7 @@ class Scored:
         rows = [f"c{n},c{n}.png,m{n}.png,t{n}.png,{prompt}" for n in (0, 1)]
         (self.root / "data/edits.csv").write_text("\n".join(["id,image,mask,truth,prompt", *rows]))
 
-    def run(self) -> tuple[dict[tuple[str, str, int], Record], str]:
+    def run(self) -> tuple[dict[tuple[str, str, int], Row], str]:
         words = ["eval", "--outputs", str(self.root / "out"), "--dataset", f"folder:{self.root / 'data'}", "--metrics"]
         assert main([*words, "psnr,mse", "--out", str(self.root / "run"), "--quiet", "--json"]) in (0, 1)
         said = self.capsys.readouterr()

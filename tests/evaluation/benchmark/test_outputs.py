@@ -13,7 +13,7 @@ from attnctl.cli import main
 from attnctl.dataset import Case
 from attnctl.errors import InputError
 from attnctl_evaluation.benchmark.outputs import OutputsSpec, find_outputs, read_output
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 
 def write(path: Path, value: int = 90, size: tuple[int, int] = (32, 32)) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnctl.pictures import to_image
-from attnctl.runs.manifest import FileRecord, InputPicture, Manifest
+from attnctl.runs.manifest import FileRecord, InputPicture, Manifest, PluginFile
 from attnctl.runs.runfolder import DEFAULT_ROOT, MANIFEST_NAME, RunFolder, open_run_folder
 from attnctl.runs.strip import side_by_side
 
@@ -81,6 +81,7 @@ class RunOutput:
         command: Sequence[str],
         *,
         mask: InputPicture | None = None,
+        plugins: Sequence[PluginFile] = (),
     ) -> Manifest:
         """Write every picture of a finished run, the sheet and the record."""
         from attnctl.runs.describing import describe_run
@@ -103,6 +104,7 @@ class RunOutput:
             input_picture=picture,
             mask=mask,
             command=command,
+            plugins=plugins,
         )
         self.manifest.write(self.folder.manifest)
         return self.manifest
