@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from attnctl.attend import AttentionCall, Expression
 from attnctl.branches import HALVES, Half, LaneTensors
@@ -106,14 +106,17 @@ class Observation:
 
     Attributes:
         columns: U, shape (M, K), or a function of the `AttentionCall` that returns it; a word's map is the indicator
-            of its tokens.
-        sink: Receives the call and A U, float32 (H, N, K).
+            of its tokens. Asked for where `of` is ``columns``.
+        sink: Receives the call and what is read: A U, float32 (H, N, K), or what `of` says.
         lane: Whose map is read: ``"self"``, ``"source"`` or a lane's name.
+        of: ``columns``; or the lane's own ``q``, ``k``, ``v`` as attention meets them, ``out`` of the attention, or a
+            ``feature`` (C, h, w), in the model's type.
     """
 
     columns: Tensor | Callable[[AttentionCall], Tensor]
     sink: Callable[[AttentionCall, Tensor], None]
     lane: str = "self"
+    of: Literal["columns", "q", "k", "v", "out", "feature"] = "columns"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +183,8 @@ class Controller:
                 f"controller {self.name!r}: `where` and the action {self.action!r} do not fit together",
                 hint="step actions take no `where`; all other actions need one",
             )
-        if self.where is not None and (self.where.kind == "feature") != (self.action == "on_feature"):
+        at_features = self.action == "on_feature" or (self.observe is not None and self.observe.of == "feature")
+        if self.where is not None and (self.where.kind == "feature") != at_features:
             raise PluginError(
                 f"controller {self.name!r} binds {self.action!r} to {self.where.what} sites",
                 hint="on_feature goes with kind 'feature', every other action with sites that attend",

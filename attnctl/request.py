@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnctl.budget import MAX_EDITS, MAX_PROMPT, check_picture_size, check_steps, within
 from attnctl.errors import InputError, unknown
+from attnctl.recording import BUDGET, Recording
 from attnctl.sampling import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ class EditRequest(Sampling):
         keep_source: Run a pinned source to the end, although only its trajectory matters.
         check_reconstruction: Measure how well the inversion reconstructs before editing (T more rows).
         allow_no_op: Report an edit that changed nothing instead of failing.
+        recordings: What to read while the run goes on; the results are in `EditResult.recordings`.
+        max_recorded: Bytes that recordings may take; more is refused before the run.
 
     Raises:
         InputError: A value is out of range or missing; the message says which and what is allowed.
@@ -190,6 +193,8 @@ class EditRequest(Sampling):
     keep_source: bool = False
     check_reconstruction: bool = True
     allow_no_op: bool = False
+    recordings: tuple[Recording, ...] = ()
+    max_recorded: int = BUDGET
 
     def __post_init__(self) -> None:
         if not self.edits:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from attnctl.engine.memory import peak_bytes, reset_peak
 from attnctl.engine.operation import Bound
 from attnctl.engine.owning import alone, owning
 from attnctl.engine.planning import PlannedEdit, RunPlan, plan_run
+from attnctl.engine.recorder import Recorder
 from attnctl.engine.rows import Rows
 from attnctl.errors import InputError
 from attnctl.events import Event, Inverted, Progress, Warned
@@ -83,6 +85,12 @@ class _Run:
     schedule: Schedule
     lanes: dict[str, Lane]
     bounds: list[Bound]
+    recorders: list[Recorder]
+
+    @cached_property
+    def readers(self) -> list[Bound]:
+        """The recordings as the engine takes them."""
+        return [recorder.bound for recorder in self.recorders]
 
 
 class EditSession:
@@ -117,8 +125,12 @@ class EditSession:
         Inversions come on top; so do rows that are computed twice because `max_rows` separates lanes that read each
         other, and what step actions ask for.
         """
+        steps = self._steps(request)
         rows = Rows.of(plan.lanes, plan.bounds, request.keep_source)
-        return rows.count(self._steps(request)) * self._schedule(request).stages
+        readers = [Recorder.of(reading).bound for reading in plan.readings]
+        read = Rows.of(plan.lanes, readers, request.keep_source)
+        alone = sum(len(read.beyond(rows.needed(step), step)) for step in steps)
+        return (rows.count(steps) + alone) * self._schedule(request).stages
 
     @alone
     @torch.no_grad()
@@ -153,7 +165,8 @@ class EditSession:
         for text in (*self._text_warnings(plan), *(n for e in plan.edits for n in e.plan.notes)):
             ledger.warn(text)
         bounds = plan.bounds if given is None else plan.fresh_bounds()  # nobody sees a plan that was made here
-        run = _Run(request, plan, self._schedule(request), make_lanes(plan, model), bounds)
+        recorders = [Recorder.of(reading) for reading in plan.readings]
+        run = _Run(request, plan, self._schedule(request), make_lanes(plan, model), bounds, recorders)
         self._start(run, ledger, on_event)
         histories = {name: [lane.x] for name, lane in run.lanes.items()} if record else {}
 
@@ -162,7 +175,7 @@ class EditSession:
                 history.append(run.lanes[name].x)
             on_event(Progress("edit", step.index + 1, step.count))
 
-        with ledger.time("edit"), attached(model.denoiser, run.bounds) as attachment:
+        with ledger.time("edit"), attached(model.denoiser, [*run.bounds, *run.readers]) as attachment:
             engine = Engine(
                 model,
                 run.schedule,
@@ -171,6 +184,7 @@ class EditSession:
                 attachment,
                 max_rows=request.max_rows,
                 keep_source=request.keep_source,
+                readers=run.readers,
             )
             engine.run(on_step)
         ledger.rows["edit"] = engine.rows
@@ -301,7 +315,7 @@ class EditSession:
             edits = {e.name for e in plan.edits if e.source == name}
             for lane in (run.lanes[name], *(run.lanes[edit] for edit in edits)):
                 lane.follow(trajectory)
-            for bound in (b for b in run.bounds if b.lane in edits):
+            for bound in (b for b in (*run.bounds, *run.readers) if b.lane in edits or b.lane == name):
                 acted = bool(bound.steps)
                 bound.begin(trajectory.start)
                 if acted and not bound.steps:
@@ -320,13 +334,14 @@ class EditSession:
                 on_event(Progress("decode", len(lanes), len(run.lanes)))
         return EditResult(
             tuple(lanes),
-            tuple(CoverageRow.of(b) for b in run.bounds),
+            tuple(CoverageRow.of(b) for b in (*run.bounds, *run.readers)),
             tuple(ledger.reports),
             ledger.rows,
             ledger.seconds,
             peak_bytes(self.model.device),
             tuple(ledger.warnings),
             ledger.reconstructions,
+            {recorder.reading.recording.name: recorder.finish() for recorder in run.recorders},
         )
 
     def _lane_result(

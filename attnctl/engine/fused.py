@@ -79,7 +79,7 @@ def execute(op: Operation, p: Projections) -> Tensor:
     if op.probs:
         out, maps = _apply_probs(op, p, out)
     for action in op.observers:
-        _observe(action, op, p, maps.get(action.row))
+        _observe(action, op, p, out, maps.get(action.row))
     for bound, calls in op.acting:
         bound.acted.update((c.site.path, c.step.index, c.half) for c in calls)
     if plain_out is not None:
@@ -288,10 +288,14 @@ def _apply_probs(op: Operation, p: Projections, out: Tensor) -> tuple[Tensor, di
     return torch.stack(rows), maps
 
 
-def _observe(action: RowAction, op: Operation, p: Projections, edited: Tensor | None) -> None:
-    """Give a reader A U of the row's own, edited map, in float32 because thresholds follow."""
+def _observe(action: RowAction, op: Operation, p: Projections, out: Tensor, edited: Tensor | None) -> None:
+    """Give a reader the row's own q, k, v or output, or A U of its edited map, in float32 as thresholds follow."""
     observation = action.bound.controller.observe
     assert observation is not None  # resolve() put only observers here
+    if observation.of != "columns":
+        read = out[action.row] if observation.of == "out" else p.pick(observation.of, [action.row])[0]
+        observation.sink(action.call, read)
+        return
     columns = observation.columns(action.call) if callable(observation.columns) else observation.columns
     wide = torch.float64 if p.q.dtype == torch.float64 else torch.float32
     columns = columns.to(p.q.device, wide)

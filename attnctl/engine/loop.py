@@ -44,6 +44,7 @@ class Engine:
         *,
         max_rows: int | None = None,
         keep_source: bool = False,
+        readers: Sequence[Bound] = (),
     ) -> None:
         self.model = model
         self.schedule = schedule
@@ -55,6 +56,7 @@ class Engine:
         self.keep_source = keep_source
         self.rows = 0
         self._rows = Rows.of(lanes, bounds, keep_source)
+        self._read = Rows.of(lanes, readers, keep_source) if readers else None
 
     def run(self, on_step: Callable[[Step], None]) -> None:
         """Take every lane from its start latents to clean ones, in place in `Lane.latents`."""
@@ -83,14 +85,17 @@ class Engine:
     def _move(self, step: Step) -> None:
         """Evaluate, guide, and take the schedule's step, all lanes at once; lanes with kept noises use those."""
         needed = self._rows.needed(step)
+        alone = [] if self._read is None else self._read.beyond(needed, step)
         moving = [lane for lane in self.lanes.values() if self._rows.moves(lane.name, step)]
-        read = {row.lane for row in needed}
+        read = {row.lane for row in (*needed, *alone)}
         begin = {name: lane.x for name, lane in self.lanes.items() if name in read or lane in moving}
         guided: dict[str, list[Tensor]] = {name: [] for name in begin}
         for s in range(self.schedule.stages):
             at = replace(step, stage=s)
             seen = {name: self.schedule.stage(step.index, s, x, guided[name]) for name, x in begin.items()}
             outputs = self._predict(at, needed, seen)
+            if alone:  # in calls of their own: a row more in a call would round the others' otherwise
+                self._predict(at, alone, seen)
             for name in begin:
                 lane = self.lanes[name]
                 if lane in moving or self.schedule.stages > 1:

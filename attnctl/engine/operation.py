@@ -181,11 +181,17 @@ class Operation:
         """Return the rows whose ``q``, ``k`` or ``v`` projection some term reads, ascending."""
         if self.needs_all:
             return tuple(range(len(self.terms)))
-        rows: set[int] = set()
+        rows = {action.row for action in self.observers if _observed(action) == part}
         for terms in self.terms:
             for term in terms:
                 rows.update(term.rows(part))
         return tuple(sorted(rows))
+
+
+def _observed(action: RowAction) -> str:
+    """Return what a reader reads."""
+    observation = action.bound.controller.observe
+    return "" if observation is None else observation.of
 
 
 def shape_error(bound: Bound, call: AttentionCall, what: str, found: tuple[int, ...], expected: str) -> PluginError:
@@ -221,7 +227,8 @@ def apply_features(actions: Sequence[RowAction], feature: Tensor) -> Tensor:
         PluginError: An edit returns another shape than (C, h, w).
     """
     rows = list(feature.unbind())
-    for action in actions:
+    readers = [action for action in actions if action.bound.controller.observe is not None]
+    for action in (action for action in actions if action.bound.controller.observe is None):
         call, bound = action.call, action.bound
 
         def get(lane: str, call: AttentionCall = call) -> Tensor:
@@ -238,4 +245,9 @@ def apply_features(actions: Sequence[RowAction], feature: Tensor) -> Tensor:
         rows[action.row] = new.to(old.dtype)
         bound.acted.add((call.site.path, call.step.index, call.half))
         bound.differs = bound.differs or not torch.equal(rows[action.row], old)
-    return torch.stack(rows)
+    for action in readers:
+        observation = action.bound.controller.observe
+        assert observation is not None  # chosen by it
+        observation.sink(action.call, rows[action.row])
+        action.bound.acted.add((action.call.site.path, action.call.step.index, action.call.half))
+    return feature if len(readers) == len(actions) else torch.stack(rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnctl.engine.composing import compose
 from attnctl.engine.operation import Bound
+from attnctl.engine.recorder import PlannedReading, plan_readings
 from attnctl.errors import InputError, PluginError, SelectionError, unknown
 from attnctl.masks import check_users, fit_mask
 from attnctl.method import EditMethod, EditPlan, ModelView, Source
@@ -74,6 +75,7 @@ class RunPlan:
         lanes: Lanes by name, sources first.
         edits: Edits in the request's order.
         inversions: Distinct inversions that the lanes need, by source lane name.
+        readings: What will be recorded, and the bytes that it takes.
         again: Makes the same plan anew.
     """
 
@@ -81,6 +83,7 @@ class RunPlan:
     edits: list[PlannedEdit]
     inversions: dict[str, InversionSpec]
     again: Callable[[], RunPlan]
+    readings: tuple[PlannedReading, ...] = ()
 
     @property
     def bounds(self) -> list[Bound]:
@@ -168,6 +171,8 @@ def plan_run(
             text=planned.plan.text,
         )
     _check_lanes(run, steps)
+    asked = (request.recordings, run.lanes, model, latent_size, steps, request.max_recorded)
+    run.readings = plan_readings(*asked) if request.recordings else ()
     return run
 
 

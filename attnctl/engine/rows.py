@@ -89,6 +89,15 @@ class Rows:
         order = list(self.lanes)
         return sorted(rows, key=lambda r: (r.half == "cond", order.index(r.lane)))
 
+    def beyond(self, needed: Collection[Row], step: Step) -> list[Row]:
+        """List the rows that these controllers alone read in a step: rows of lanes that nothing moves then."""
+        read: set[Row] = set()
+        for bound in self.bounds:
+            if self.acts_inside(bound, step):
+                read.update(Row(bound.lane, half) for half in bound.controller.passes)
+        aliases = self.aliases(read)
+        return sorted({aliases.get(row, row) for row in read} - set(needed))
+
     def count(self, steps: Iterable[Step]) -> int:
         """Return how many rows the denoiser evaluates in these steps."""
         return sum(len(self.needed(step)) for step in steps)

@@ -22,7 +22,8 @@ class Eval(Command):
     description: ClassVar[str] = (
         "Measure edited pictures that are there already, whatever made them, with the metrics of `attnctl compare`, "
         "and write the same folder, from which the same report is made. Pictures are found by the ids of cases: "
-        "METHOD/CASE.png for several methods, CASE.png for one; those that are not there are counted as missing."
+        "METHOD/CASE.png for several methods, CASE.png for one; those that are not there are counted as missing. "
+        "What was measured already, on the same files, is not measured again."
     )
     examples: ClassVar[str] = (
         "  attnctl eval --outputs RESULTS --dataset pie-bench:PATH --metrics pie-bench/v1-official --strip\n"
