@@ -194,7 +194,7 @@ DATA = {
         '[{"image_name": "a.png", "soure_prompt": "a car", "edit_prompt": "a red car"}]',
     ),
     "pie-bench": ("mapping_file.json", json.dumps({"000000000000": {
-        "image_path": "a.png", "original_prompt": "a [red] car", "editing_prompt": "a [blue] car", 
+        "image_path": "a.png", "original_prompt": "a [red] car", "editing_prompt": "a [blue] car",
         "editing_type_id": "6", "editing_instruction": "x", "blended_word": "car car", "mask": [0, 3, 500, 100],
     }})),
 }  # fmt: skip
