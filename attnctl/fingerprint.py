@@ -40,7 +40,7 @@ _MACHINERY = frozenset(
 )
 
 
-class Indescribable(Exception):
+class IndescribableError(Exception):
     """Something in the network has no description by plain data."""
 
 
@@ -57,7 +57,15 @@ def fingerprint(network: nn.Module) -> str | None:
     try:
         structure = [(name, _module(module)) for name, module in network.named_modules()]
         numbers = _numbers({**dict(network.named_parameters()), **dict(network.named_buffers())})
-    except (Indescribable, RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, RecursionError):
+    except (
+        IndescribableError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        AttributeError,
+        RecursionError,
+    ):
         return None  # quantised and lazy tensors refuse to be read in ways of their own
     text = json.dumps([structure, numbers], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -67,12 +75,12 @@ def plain(value: Any, depth: int = 0) -> Any:
     """Return a setting as plain data.
 
     Raises:
-        Indescribable: It is none.
+        IndescribableError: It is none.
     """
     import torch
 
     if depth > DEPTH:
-        raise Indescribable(type(value).__name__)
+        raise IndescribableError(type(value).__name__)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -98,19 +106,22 @@ def _object(value: Any, depth: int) -> Any:
     """Describe an attention processor and the like: a class and its settings."""
     settings = getattr(value, "__dict__", None)
     if settings is None or not type(value).__module__ or callable(settings.get("__call__")):
-        raise Indescribable(type(value).__name__)
+        raise IndescribableError(type(value).__name__)
     if type(value).__module__ == "builtins" or type(value) is object:
-        raise Indescribable(type(value).__name__)
-    call = getattr(type(value), "__call__", None)
-    return [_name(type(value)), _code(call), {k: plain(v, depth + 1) for k, v in sorted(settings.items())}]
+        raise IndescribableError(type(value).__name__)
+    return [
+        _name(type(value)),
+        _code(vars(type(value)).get("__call__")),
+        {k: plain(v, depth + 1) for k, v in sorted(settings.items())},
+    ]
 
 
 def _module(module: nn.Module) -> Any:
     if any(getattr(module, hooks, None) for hooks in _HOOKS):
-        raise Indescribable("hooks")
+        raise IndescribableError("hooks")
     own = {k: v for k, v in vars(module).items() if k not in _MACHINERY}
     if "forward" in own or "__call__" in own or own.get("_compiled_call_impl") is not None:
-        raise Indescribable("a replaced forward")
+        raise IndescribableError("a replaced forward")
     held = [(name, plain(value)) for name, value in sorted(own.items())]
     buffers = sorted(module._non_persistent_buffers_set)
     return [_name(type(module)), _code(type(module).forward), held, buffers]
@@ -121,7 +132,7 @@ def _name(value: Any) -> str:
     name = f"{getattr(value, '__module__', '')}.{value.__qualname__}"
     if inspect.isfunction(value):
         if value.__closure__ or "<locals>" in name:
-            raise Indescribable(name)
+            raise IndescribableError(name)
         return f"{name} {_code(value)}"
     return name
 
@@ -146,7 +157,7 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Any:
     for name, tensor in tensors.items():
         described.append([name, str(tensor.dtype), list(tensor.shape), type(tensor).__name__])
         if tensor.is_meta:
-            raise Indescribable("weights that are not in memory")
+            raise IndescribableError("weights that are not in memory")
         if tensor.numel():
             if tensor.device not in weights:
                 weights[tensor.device] = _weights().to(tensor.device)

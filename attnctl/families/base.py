@@ -135,6 +135,10 @@ class Family(Described):
             ModelError: The checkpoint's own schedule is not of the family.
         """
 
+    def schedule_note(self, name: str) -> str:
+        """Say where a schedule differs from what the checkpoint's own file says; empty where it does not."""
+        return ""
+
     @property
     def prediction(self) -> str:
         """What the denoiser predicts."""

@@ -32,5 +32,5 @@ def _compiled(part: Any) -> bool:
     if isinstance(part, nn.Module):
         marks = type(part).__name__ == "OptimizedModule" or isinstance(part, jit.ScriptModule)
         return marks or getattr(part, "_compiled_call_impl", None) is not None
-    call = getattr(type(part), "__call__", None)
-    return any(hasattr(f, "_torchdynamo_orig_callable") for f in (part, call) if f is not None)
+    call = vars(type(part)).get("__call__")
+    return any(hasattr(function, "_torchdynamo_orig_callable") for function in (part, call))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnctl.errors import ModelError
 from attnctl.families.base import Family
-from attnctl.families.betas import beta_schedule, check_betas
+from attnctl.families.betas import beta_schedule, check_betas, ignored_spacing
 from attnctl.families.compiled import reject_compiled
 from attnctl.families.latents import Latents, check_latents
 from attnctl.guidance import Guidance
@@ -131,6 +131,10 @@ class UNetFamily(Family):
         """Build a schedule over the checkpoint's betas."""
         return beta_schedule(name, self.pipe.scheduler, steps, seed)
 
+    def schedule_note(self, name: str) -> str:
+        """Say that DDIM does not space its steps as the checkpoint's file does."""
+        return ignored_spacing(name, self.pipe.scheduler)
+
     @abstractmethod
     def conditions(self, x: Tensor, texts: Sequence[Text]) -> dict[str, Tensor]:
         """Return what else the UNet is told of the rows, by the names of its ``added_cond_kwargs``."""
@@ -162,7 +166,7 @@ def check_inputs(family: UNetFamily, name: str) -> None:
     Raises:
         ModelError: It does.
     """
-    config, pipe = family.denoiser.config, family.pipe
+    config = family.denoiser.config
     projection = config.get("encoder_hid_dim_type")
     if projection not in (None, "text_proj", "ip_image_proj"):
         raise ModelError(
