@@ -261,7 +261,7 @@ def _denoiser(model: Model) -> list[Any] | None:
     from torch.nn.modules import module as torch_module
 
     denoiser = model.denoiser
-    if getattr(denoiser, "peft_config", None) or getattr(denoiser, "encoder_hid_proj", None) is not None:
+    if getattr(denoiser, "peft_config", None) or getattr(denoiser.config, "encoder_hid_dim_type", None):
         return None
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return None

@@ -166,7 +166,8 @@ class EditSession:
             engine.run(on_step)
         ledger.rows["edit"] = engine.rows
         result = self._finish(run, ledger, histories, on_event)
-        same = {e.name: plan.lanes[e.name].prompt == plan.lanes[e.source].prompt for e in plan.edits}
+        alike = model.adapter.reads_alike
+        same = {e.name: alike(plan.lanes[e.name].prompt, plan.lanes[e.source].prompt) for e in plan.edits}
         fault = check_coverage(result, same)
         if fault and not request.allow_no_op:
             raise NoOpError(fault, hint="`attnctl explain` shows what was to act where", result=result)
@@ -267,7 +268,7 @@ class EditSession:
                 warnings.append(f"{model.name} has never seen: {', '.join(words)}")
         for edit in plan.edits:
             source, target = lanes[edit.source].prompt, lanes[edit.name].prompt
-            if source != target and model.tokens(source).ids == model.tokens(target).ids:
+            if source != target and model.adapter.reads_alike(source, target):
                 warnings.append(
                     f"to the model {target!r} is the same text as {source!r}: it sees no difference between them, so "
                     "the words change nothing"

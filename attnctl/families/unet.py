@@ -95,6 +95,15 @@ class UNetFamily(Family):
         """Cut a prompt into words and tokens."""
         return read_prompt(prompt, self.pipe.tokenizer, self.text_length, published=published)
 
+    def reads_alike(self, a: str, b: str) -> bool:
+        """Whether every tokenizer makes the same tokens of both."""
+        tokenizers = (getattr(self.pipe, part, None) for part in self.tokenizers)
+        return a == b or all(
+            read_prompt(a, reader, self.text_length).ids == read_prompt(b, reader, self.text_length).ids
+            for reader in tokenizers
+            if reader is not None
+        )
+
     def encoded(self, prompt: str, **options: Any) -> Any:
         """Return what the pipeline's ``encode_prompt`` makes of a prompt, learned placeholders written out once.
 
@@ -146,7 +155,7 @@ class UNetFamily(Family):
         import torch
 
         extra: dict[str, Any] = self.conditions(x, texts)
-        if self.pipe.unet.config.get("encoder_hid_dim_type") == "ip_image_proj":
+        if getattr(self.pipe.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj":
             if not all(t.images for t in texts):
                 raise ModelError(
                     "the model has an IP-Adapter, but there are no image prompts",
@@ -167,7 +176,7 @@ def check_inputs(family: UNetFamily, name: str) -> None:
         ModelError: It does.
     """
     config = family.denoiser.config
-    projection = config.get("encoder_hid_dim_type")
+    projection = getattr(config, "encoder_hid_dim_type", None)  # adapters set it beside the table of settings
     if projection not in (None, "text_proj", "ip_image_proj"):
         raise ModelError(
             f"{name} projects its conditions by encoder_hid_dim_type={projection!r}, which wants image embeddings",
