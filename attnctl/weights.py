@@ -100,9 +100,8 @@ def load_networks(
             _check_report(report, name, part)
     finally:
         logging.set_verbosity(level)
-    return networks, tuple(
-        f"{name} has {part} as variant {v}; those weights are used" for part, v in taken.items() if v
-    )
+    notes = tuple(f"{name}: {part} is loaded from its {v} weights" for part, v in taken.items() if v)
+    return networks, notes
 
 
 def _check_report(report: Mapping[str, Any], name: str, part: str) -> None:
