@@ -12,6 +12,7 @@ import torch
 from attnctl.errors import ModelError
 from attnctl.model import Model, check_supported
 from attnctl.request import Edit, EditRequest
+from attnctl.result import NoOpError
 from attnctl.session import EditSession
 from attnctl.testing import tiny_sd, tiny_sdxl
 
@@ -120,7 +121,9 @@ def test_a_tokenizer_that_does_not_say_its_length_has_its_encoders(forgotten: st
 
 def test_texts_that_differ_only_in_what_the_model_does_not_see_are_said() -> None:
     session = EditSession(Model(tiny_sd(), "x"))
-    request = EditRequest((Edit("A RED  cat", "p2p"),), source_prompt="a red cat", steps=2, negative_prompt="red " * 90)
-    said = session.run(request).warnings
+    given = {"source_prompt": "a red cat", "steps": 2, "negative_prompt": "red " * 90}
+    with pytest.raises(NoOpError, match="its prompt equals the source's"):
+        session.run(EditRequest((Edit("A RED  cat", "p2p"),), **given))
+    said = session.run(EditRequest((Edit("A RED  cat", "p2p"),), allow_no_op=True, **given)).warnings
     assert any("'A RED  cat' is the same text as 'a red cat'" in text for text in said)
     assert any(text.startswith("the negative prompt is longer than 77 tokens") for text in said)
