@@ -175,7 +175,7 @@ def check_inputs(family: UNetFamily, name: str) -> None:
     Raises:
         ModelError: It does.
     """
-    config = family.denoiser.config
+    config: Any = family.pipe.unet.config
     projection = getattr(config, "encoder_hid_dim_type", None)  # adapters set it beside the table of settings
     if projection not in (None, "text_proj", "ip_image_proj"):
         raise ModelError(

@@ -234,7 +234,7 @@ def test_what_a_change_of_words_changes_is_proposed(source: str, target: str, ex
     assert differing_words(prompt(source), prompt(target)) == expected
 
 
-# -- scripts without spaces, models without a start token, learned vectors -----------------------------------------------
+# -- scripts without spaces, models without a start token, learned vectors ---------------------------------------------
 
 
 @pytest.mark.parametrize(
