@@ -189,7 +189,8 @@ def check_inputs(family: UNetFamily, name: str) -> None:
             f"{name} has addition_embed_type={added!r}; models of this family have {wanted}",
             hint="use the pipeline class that the checkpoint was made for",
         )
-    widths = [int(w.config.hidden_size) for w in family.encoders if hasattr(w.config, "hidden_size")]
+    encoders: tuple[Any, ...] = family.encoders
+    widths = [int(w.config.hidden_size) for w in encoders if hasattr(w.config, "hidden_size")]
     expected = config.get("encoder_hid_dim") if projection == "text_proj" else config.cross_attention_dim
     given = {expected} if isinstance(expected, int) else set(_numbers(expected))
     if len(widths) == len(family.encoders) and widths and given and given != {sum(widths)}:
