@@ -292,7 +292,7 @@ def _load_pipeline(
         folder = location if location is not None else _download(pipeline, name, revision)
         left_out = [part for part in kind.family.optional if not (folder / part).is_dir()]
         options |= dict.fromkeys(left_out)
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json")
         wanted = tuple(part for part in kind.family.parts if part not in left_out)
         check_budget(folder, name, wanted)
         networks, notes = load_networks(folder, name, index, wanted, dtype)
