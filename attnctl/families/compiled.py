@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import jit, nn
+from typing import TYPE_CHECKING, Any
 
 from attnctl.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def reject_compiled(network: nn.Module) -> None:
@@ -29,6 +30,8 @@ def reject_compiled(network: nn.Module) -> None:
 
 def _compiled(part: Any) -> bool:
     """Whether torch replaced a module or a function."""
+    from torch import jit, nn  # here, because lists of families import this file
+
     if isinstance(part, nn.Module):
         marks = type(part).__name__ == "OptimizedModule" or isinstance(part, jit.ScriptModule)
         return marks or getattr(part, "_compiled_call_impl", None) is not None

@@ -11,7 +11,6 @@ from attnctl.errors import ModelError
 from attnctl.families.base import Family
 from attnctl.families.betas import beta_schedule, check_betas, ignored_spacing
 from attnctl.families.compiled import reject_compiled
-from attnctl.families.latents import Latents, check_latents
 from attnctl.guidance import Guidance
 from attnctl.sampling import SCHEDULERS
 from attnctl.sites import Block, Site
@@ -20,6 +19,7 @@ from attnctl.tokens import learned_vectors, read_prompt, spell
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from attnctl.families.latents import Latents
     from attnctl.sampling import Schedule
     from attnctl.text import Text
     from attnctl.tokens import PromptTokens
@@ -65,6 +65,8 @@ class UNetFamily(Family):
         for setting, what in UNSUPPORTED.items():
             if config.get(setting) is not None:
                 raise ModelError(f"{name} has {what}", hint="use the model that it was made from")
+        from attnctl.families.latents import check_latents
+
         reject_compiled(self.denoiser)
         check_inputs(self, name)
         check_betas(self.pipe.scheduler)
@@ -73,6 +75,8 @@ class UNetFamily(Family):
     @property
     def latents(self) -> Latents:
         """Latents of the pipeline's autoencoder."""
+        from attnctl.families.latents import Latents
+
         config, factor = self.pipe.unet.config, int(self.pipe.vae_scale_factor)
         side = config.sample_size
         height, width = (side, side) if isinstance(side, int) else side

@@ -341,6 +341,7 @@ def _lock(folder: Path) -> BaseFileLock | None:
 
 
 def _with_digests(row: Row, pictures: Mapping[str, bytes]) -> Row:
-    """Return a row that says of every picture of its what was written."""
+    """Return a row that says of every picture of its what was written; what a merged row said before stays."""
     roles = {role: name for role, name in row.pictures.model_dump().items() if name in pictures}
-    return row.model_copy(update={"sha256": {role: sha256_of(pictures[name]) for role, name in roles.items()}})
+    written = {role: sha256_of(pictures[name]) for role, name in roles.items()}
+    return row.model_copy(update={"sha256": {**row.sha256, **written}})

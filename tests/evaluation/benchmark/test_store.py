@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import subprocess
@@ -35,7 +36,9 @@ HEADER = Header(
 def row(case: Case, label: str) -> Row:
     pictures = Pictures(edit=f"none+{label}/{case.id}.png", source=f"input/{case.id}.png")
     fields = {"edit_type": "t", "source_prompt": None, "prompt": case.prompt, "real": True, "warnings": ["zwölf 🐢\n"]}
-    return Row(case=case.id, method=label, seed=0, status="ok", pictures=pictures, **fields)
+    written = {"edit": pictures.edit, "source": pictures.source}
+    digests = {role: hashlib.sha256(str(name).encode()).hexdigest() for role, name in written.items()}
+    return Row(case=case.id, method=label, seed=0, status="ok", pictures=pictures, sha256=digests, **fields)
 
 
 def fill(folder: Path, cases=CASES) -> None:
