@@ -15,9 +15,9 @@ from attnctl.registry import Registry
 from attnctl.terminal import say
 
 if TYPE_CHECKING:
-    from attnctl.runs.output import RunOutput
     from attnctl.request import EditRequest
     from attnctl.result import EditResult, NoOpError
+    from attnctl.runs.output import RunOutput
 
 
 @dataclass

@@ -10,9 +10,9 @@ from attnctl.terminal import facts, plain, quoted, show, show_json, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from attnctl.runs.output import RunOutput
     from attnctl.errors import AttnctlError
     from attnctl.result import CoverageRow, EditResult
+    from attnctl.runs.output import RunOutput
 
 
 def show_run(output: RunOutput, result: EditResult, fault: AttnctlError | None, *, as_json: bool) -> None:
