@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from attnctl.errors import InputError, nearest_first, unknown
+from attnctl.loading import DTYPES, EMBEDDED
+from attnctl.request import GUIDANCE, STEPS
+from attnctl.sampling import SCHEDULERS
 from attnctl.terminal import quoted
 
 
@@ -74,7 +78,9 @@ def add_inversion_arguments(parser: Any) -> None:
     """Add what `attnctl invert` takes beside the options of model and sampling."""
     what = parser.add_argument_group("what to invert")
     what.add_argument("--image", metavar="FILE", required=True, help="the picture")
-    what.add_argument("--source-prompt", metavar="TEXT", default="", help="what it shows; default: nothing is said")
+    what.add_argument(
+        "--source-prompt", metavar="TEXT", type=text, default="", help="what it shows; default: nothing is said"
+    )
     what.add_argument(
         "--fit", default="crop", metavar="HOW",
         help="how a picture comes to the size: crop (default), stretch, nearest-stretch",
@@ -93,6 +99,63 @@ def add_inversion_arguments(parser: Any) -> None:
     what.add_argument("--out", metavar="FILE", help="write the reconstruction to this PNG file, which must not exist")
     what.add_argument("--no-cache", action="store_true", help="neither look for a kept inversion nor keep this one")
     what.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+
+
+def add_model_arguments(parser: Any, *, default: str | None = EMBEDDED) -> None:
+    """Add what says which model is meant and where it runs: what `attnctl.loading.load_model` takes.
+
+    Args:
+        parser: A parser, or a group of one.
+        default: The model if none is named; None where a file may name it.
+    """
+    parser.add_argument(
+        "--model", metavar="NAME", default=default,
+        help=f"a folder in diffusers' layout, a .safetensors file, a hub name OWNER/NAME, or {EMBEDDED} (default), "
+        "the small model that comes with attnctl",
+    )  # fmt: skip
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
+    parser.add_argument("--dtype", metavar="TYPE", help=f"{', '.join(DTYPES)}; default: float32 on a CPU, else float16")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps; default: the best there is")
+    parser.add_argument("--config", metavar="FOLDER", help="configuration for a .safetensors file that does not tell")
+
+
+def add_sampling_arguments(parser: Any) -> None:
+    """Add what `attnctl.request.Sampling.of` reads, save the seed; what is not given stays None."""
+    parser.add_argument("--steps", metavar="N", type=whole, help=f"denoising steps; default: the model's, else {STEPS}")
+    parser.add_argument(
+        "--guidance", metavar="G", type=number,
+        help="classifier-free guidance, at least 1; 1 is the conditional prediction alone; "
+        f"default: the model's, else {GUIDANCE}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--negative-prompt", metavar="TEXT", type=text, help="text of the unconditional half; default: none"
+    )
+    add_size_argument(parser)
+    parser.add_argument(
+        "--scheduler", metavar="NAME",
+        help=f"{', '.join(SCHEDULERS)}; default ddim, which real pictures need",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory"
+    )
+
+
+def add_size_argument(parser: Any) -> None:
+    """Add the size of pictures."""
+    parser.add_argument(
+        "--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's"
+    )
+
+
+def text(word: str) -> str:
+    """Read text as UTF-8 whatever encoding Python took the command line for; bytes that are none stay as they are.
+
+    Paths are not for this: the operating system wants them back as they came.
+    """
+    try:
+        return os.fsencode(word).decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in word) else word
+    except UnicodeError:
+        return word
 
 
 def whole(text: str) -> int:

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attnctl.inversion import Inversion, InversionCall, Trajectory
-    from attnctl.model import Model, TextEncoding
+    from attnctl.model import Model
+    from attnctl.text import Text
 
-LAYOUT = 1
+LAYOUT = 2
 """Counts up when the layout of the files changes."""
 
 LIMIT = 2 * 1024**3
 """Default bound on the size of all files together, in bytes."""
 
 _HEADER = "attnctl"
-_SINGLE = ("latents", "noises", "offsets", "uncond_pooled", "reconstruction")
+_SINGLE = ("latents", "noises", "offsets", "reconstruction")
 
 
 def cache_folder() -> Path:
@@ -116,7 +117,7 @@ class TrajectoryCache:
 
         tensors = {name: getattr(trajectory, name) for name in _SINGLE[:-1]}
         tensors |= {"reconstruction": reconstruction}
-        tensors |= {f"uncond.{i}": text for i, text in enumerate(trajectory.uncond)}
+        tensors |= {f"uncond.{i}.{n}": part for i, text in enumerate(trajectory.uncond) for n, part in text.items()}
         header = {
             "layout": LAYOUT,
             "inversion": inversion.name,
@@ -225,7 +226,7 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
             _code(type(inversion)),
             inversion.config.model_dump(mode="json"),
         ],
-        "schedule": [list(call.grid.timesteps), call.grid.prediction, _digest(call.grid.abar), _code(type(call.grid))],
+        "schedule": [call.grid.fingerprint(), _code(type(call.grid))],
         "latents": _digest(call.x0),
         "texts": [_text(call.text), _text(call.source), _text(call.uncond)],
         "guidance": call.guidance,
@@ -237,8 +238,8 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
 def _denoiser(model: Model) -> str | None:
     from attnctl.runs.describing import describe_model
 
-    unet = model.unet
-    if getattr(unet, "peft_config", None) or getattr(unet, "encoder_hid_proj", None) is not None:
+    denoiser = model.denoiser
+    if getattr(denoiser, "peft_config", None) or getattr(denoiser, "encoder_hid_proj", None) is not None:
         return None
     return describe_model(model).sha256
 
@@ -259,8 +260,8 @@ def _digest(tensor: Tensor) -> str:
     return f"{plain.dtype} {tuple(plain.shape)} {hashlib.sha256(data).hexdigest()}"
 
 
-def _text(text: TextEncoding) -> list[str]:
-    return [_digest(text.embeds), "" if text.pooled is None else _digest(text.pooled)]
+def _text(text: Text) -> dict[str, str]:
+    return {name: _digest(part) for name, part in text.parts.items()}
 
 
 def _unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
@@ -268,13 +269,16 @@ def _unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
 
     if header["layout"] != LAYOUT:
         raise ValueError(f"layout {header['layout']}, expected {LAYOUT}")
-    count = sum(name.startswith("uncond.") for name in tensors)
+    texts: dict[int, dict[str, Tensor]] = {}
+    for name, part in tensors.items():
+        if name.startswith("uncond."):
+            _, index, of = name.split(".", 2)
+            texts.setdefault(int(index), {})[of] = part
     trajectory = Trajectory(
         tensors["latents"],
         header["prompt"],
-        uncond=tuple(tensors[f"uncond.{i}"] for i in range(count)),
+        uncond=tuple(texts[i] for i in range(len(texts))),
         start=header["start"],
-        uncond_pooled=tensors.get("uncond_pooled"),
         noises=tensors.get("noises"),
         offsets=tensors.get("offsets"),
         denoiser_rows=header["denoiser_rows"],

@@ -6,7 +6,6 @@ so that help stays quick. A module there imports what is heavy inside `Command.r
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnctl import hookspecs
+from attnctl.entrypoints import first_line, owner_of, points_of
 from attnctl.errors import PluginError
 from attnctl.hookspecs import hookspec
 
@@ -99,17 +99,14 @@ class Commands:
     def load(cls) -> Commands:
         """Load every entry point alone, attnctl's own first; one that is broken harms no other."""
         found = cls()
-        points = importlib.metadata.entry_points(group=GROUP)
-        for point in sorted(points, key=lambda p: (_owner(p)[0] != "attnctl", _owner(p), p.name)):
-            found.origins[point.name] = (*_owner(point), point.value)
+        for point in points_of(GROUP):
+            found.origins[point.name] = (*owner_of(point), point.value)
             try:
                 found.register(point.load(), point.name)
             except BaseException as fault:  # a stranger's module may raise anything, and even call sys.exit()
                 if isinstance(fault, KeyboardInterrupt):
                     raise
-                text = (str(fault).strip().splitlines() or [""])[0]
-                known = isinstance(fault, PluginError)
-                found.broken[point.name] = text if known else f"{type(fault).__name__}: {text}"
+                found.broken[point.name] = first_line(fault)
         return found
 
     def register(self, plugin: object, owner: str) -> None:
@@ -146,7 +143,3 @@ class Commands:
                 raise PluginError(f"its command {item.name!r} has a name that {owner} already uses")
             if item.name.startswith("-") or item.name.split() != [item.name]:
                 raise PluginError(f"its command {item.name!r} is not one word")
-
-
-def _owner(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")

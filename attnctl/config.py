@@ -9,6 +9,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from attnctl.errors import InputError, unknown
+from attnctl.files import parse_json
 from attnctl.plugin import Settings
 
 
@@ -60,15 +61,13 @@ def _read(kind: type[Settings], name: str, value: Any) -> Any:
     """Turn text into a field's type: as JSON, as a list without brackets, as ranges of whole numbers, as it is."""
     if not isinstance(value, str):
         return value
-    import json
-
     adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, kind.model_fields[name].annotation))
     text = "null" if value.lower() == "none" else value
     for candidate in (text, f"[{text}]", str(_ranges(text))):
         try:
-            parsed = json.loads(candidate)
+            parsed = parse_json(candidate, name)
             adapter.validate_python(parsed)
-        except (ValueError, ValidationError):
+        except (InputError, ValueError, ValidationError):
             continue
         return parsed
     return value

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from attnctl.attend import Attend, AttendSum, AttentionCall
+from attnctl.attend import AttentionCall, Expression
 from attnctl.branches import HALVES, Half, LaneTensors
 from attnctl.errors import PluginError
 from attnctl.sites import Where
@@ -21,11 +21,13 @@ ACTIONS = (
     "on_probs",
     "on_feature",
     "on_step_start",
+    "on_prediction",
     "on_guidance",
     "on_step_end",
     "observe",
 )
-STEP_ACTIONS = ("on_step_start", "on_guidance", "on_step_end")
+STEP_ACTIONS = ("on_step_start", "on_prediction", "on_guidance", "on_step_end")
+PREDICTION_ACTIONS = ("on_prediction", "on_guidance")
 
 
 class Predict(Protocol):
@@ -68,13 +70,13 @@ class StepCall:
 
 
 @dataclass(frozen=True)
-class GuidanceCall:
-    """All context of one lane's guidance in one step.
+class PredictionCall:
+    """All context of one lane's prediction in one evaluation of the denoiser.
 
     Attributes:
-        step: The step.
+        step: The step, with its stage.
         lane: The lane being edited.
-        guidance: Its scale g.
+        guidance: Its scale g between the halves; 1 means that it has the conditional half alone.
         uncond: The denoiser's outputs under the unconditional text by lane, each (C, h, w).
         cond: The same under the lanes' own texts.
     """
@@ -87,9 +89,15 @@ class GuidanceCall:
 
     @property
     def plain(self) -> Tensor:
-        """What ordinary guidance gives, e_u + g (e_c - e_u), (C, h, w)."""
+        """What ordinary guidance gives, e_u + g (e_c - e_u), or e_c of a lane with one half, (C, h, w)."""
+        if self.guidance == 1:
+            return self.cond["self"]
         uncond = self.uncond["self"]
         return uncond + self.guidance * (self.cond["self"] - uncond)
+
+
+GuidanceCall = PredictionCall
+"""What `PredictionCall` is called where guidance is what a controller changes."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +106,17 @@ class Observation:
 
     Attributes:
         columns: U, shape (M, K), or a function of the `AttentionCall` that returns it; a word's map is the indicator
-            of its tokens.
-        sink: Receives the call and A U, float32 (H, N, K).
+            of its tokens. Asked for where `of` is ``columns``.
+        sink: Receives the call and what is read: A U, float32 (H, N, K), or what `of` says.
         lane: Whose map is read: ``"self"``, ``"source"`` or a lane's name.
+        of: ``columns``; or the lane's own ``q``, ``k``, ``v`` as attention meets them, ``out`` of the attention, or a
+            ``feature`` (C, h, w), in the model's type.
     """
 
     columns: Tensor | Callable[[AttentionCall], Tensor]
     sink: Callable[[AttentionCall, Tensor], None]
     lane: str = "self"
+    of: Literal["columns", "q", "k", "v", "out", "feature"] = "columns"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +134,10 @@ class Controller:
         on_probs: ``(call, probs) -> A``: own explicit map (H, N, M) float32 from any lanes'; costs memory N x M.
         on_feature: ``(call, feature) -> own feature (C, h, w)``, at sites of kind ``feature``.
         on_step_start: ``(step_call) -> latents (C, h, w) or None`` before the denoiser; gradients may be enabled.
-        on_guidance: ``(guidance_call) -> guided`` denoiser output (C, h, w), in place of ``guidance_call.plain``; it
-            may read the lanes in `lanes`, in both halves.
+        on_prediction: ``(prediction_call) -> prediction`` (C, h, w), in place of ``prediction_call.plain``; called in
+            every evaluation, also of a lane with one half. It may read the lanes in `lanes`, in the halves that its
+            own lane has.
+        on_guidance: The same, under the name that suits what changes guidance.
         on_step_end: as on_step_start, after the scheduler's step.
         observe: Reads word maps, changes nothing.
         lanes: Lanes other than ``self`` that a callback reads, so that they are kept running; expressions say it
@@ -139,14 +152,15 @@ class Controller:
     where: Where | None = None
     when: When = When()  # noqa: RUF009  (frozen)
     passes: tuple[Half, ...] = ("cond",)
-    attend: Attend | AttendSum | Callable[[Step], Attend | AttendSum | None] | None = None
+    attend: Expression | Callable[[Step], Expression | None] | None = None
     on_qkv: Callable[[AttentionCall, LaneTensors, LaneTensors, LaneTensors], tuple[Tensor, Tensor, Tensor]] | None = (
         None
     )
     on_probs: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
     on_feature: Callable[[AttentionCall, LaneTensors], Tensor] | None = None
     on_step_start: Callable[[StepCall], Tensor | None] | None = None
-    on_guidance: Callable[[GuidanceCall], Tensor] | None = None
+    on_prediction: Callable[[PredictionCall], Tensor] | None = None
+    on_guidance: Callable[[PredictionCall], Tensor] | None = None
     on_step_end: Callable[[StepCall], Tensor | None] | None = None
     observe: Observation | None = None
     lanes: tuple[str, ...] = ("source",)
@@ -169,10 +183,11 @@ class Controller:
                 f"controller {self.name!r}: `where` and the action {self.action!r} do not fit together",
                 hint="step actions take no `where`; all other actions need one",
             )
-        if self.where is not None and (self.where.kind == "feature") != (self.action == "on_feature"):
+        at_features = self.action == "on_feature" or (self.observe is not None and self.observe.of == "feature")
+        if self.where is not None and (self.where.kind == "feature") != at_features:
             raise PluginError(
-                f"controller {self.name!r} binds {self.action!r} to {self.where.kind} sites",
-                hint="on_feature goes with kind 'feature', every other action with 'self' or 'cross'",
+                f"controller {self.name!r} binds {self.action!r} to {self.where.what} sites",
+                hint="on_feature goes with kind 'feature', every other action with sites that attend",
             )
 
     @property
@@ -185,7 +200,18 @@ class Controller:
         """Whether the action works on latents between denoiser calls."""
         return self.action in STEP_ACTIONS
 
-    def expression(self, step: Step) -> Attend | AttendSum | None:
+    @property
+    def predicts(self) -> bool:
+        """Whether the action decides what its lane's prediction is."""
+        return self.action in PREDICTION_ACTIONS
+
+    def decide(self, call: PredictionCall) -> Tensor:
+        """Return what the action makes of a prediction, (C, h, w)."""
+        act = self.on_prediction or self.on_guidance
+        assert act is not None  # `predicts` says whether there is one
+        return act(call)
+
+    def expression(self, step: Step) -> Expression | None:
         """Return the attention expression of a step, or None when there is none at that step."""
         return self.attend(step) if callable(self.attend) else self.attend
 

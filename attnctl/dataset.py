@@ -81,6 +81,21 @@ class Case:
             "facts": dict(self.facts),
         }
 
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of the files that its loaders read, by role: picture, mask, truth.
+
+        A loader says its file's by a method ``digest``; one that has none, because it draws what the plain data say,
+        is left out. A file that cannot be read has an empty one.
+        """
+        found = {}
+        for role, loader in (("picture", self.picture), ("mask", self.mask), ("truth", self.truth)):
+            if (digest := getattr(loader, "digest", None)) is not None and not (role == "picture" and self.missing):
+                try:
+                    found[role] = str(digest())
+                except (OSError, ValueError):
+                    found[role] = ""
+        return found
+
 
 class Dataset(Plugin):
     """A plugin that gives cases; presets are for example sizes, and ``NAME/PRESET`` asks for one.
@@ -104,11 +119,15 @@ class Dataset(Plugin):
         """
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the plain data of all cases: two lists of cases are equal when theirs are.
+        """Return a SHA-256 over the plain data of all cases and the content of their files.
 
-        Whether pictures are missing here does not count.
+        Two data sets are equal when theirs are, wherever they lie.
         """
-        rows = [{k: v for k, v in case.as_dict().items() if k != "missing"} for case in self.cases()]
+        rows = []
+        for case in self.cases():
+            row = {k: v for k, v in case.as_dict().items() if k != "missing"}
+            files = case.digests()
+            rows.append({**row, "files": files} if files else row)
         text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

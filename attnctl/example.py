@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from attnctl.errors import ModelError
+from attnctl.errors import InputError, ModelError
+from attnctl.files import read_json
 from attnctl.loading import locate
+from attnctl.request import GUIDANCE, STEPS, Sampling
 
 if TYPE_CHECKING:
     from attnctl.model import Model
     from attnctl.registry import Registry
 
-STEPS, GUIDANCE = 50, 7.5
-"""The papers' values, for models that suggest none."""
+SamplingT = TypeVar("SamplingT", bound=Sampling)
+
+_KINDS: Mapping[str, type] = {
+    "source_prompt": str, "prompt": str, "seed": int, "steps": int, "guidance": float, "settings": dict,
+}  # fmt: skip
+"""What a ``demo.json`` may hold; anything else there is for people."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,21 @@ class Example:
         if not path.is_file():
             return cls()
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            kinds = {name: type(getattr(cls(), name)) for name in cls.__dataclass_fields__ if name in found}
-            return cls(**{name: kind(found[name]) for name, kind in kinds.items()})
-        except (OSError, ValueError, TypeError) as error:
+            found = read_json(path, limit=2**20)
+            made = cls(**{name: kind(found[name]) for name, kind in _KINDS.items() if name in found})
+            if not all(isinstance(settings, dict) for settings in made.settings.values()):
+                raise TypeError("settings must be given by method")
+        except (InputError, ValueError, TypeError, OverflowError) as error:
             raise ModelError(f"{path} cannot be read: {error}", hint="mend it, or take it away") from error
+        return made
+
+    def fill(self, wanted: SamplingT) -> SamplingT:
+        """Return settings of sampling, or a whole request, with what suits the model where nobody chose.
+
+        The prompts' seed is no part of that: it suits these prompts alone.
+        """
+        suits: dict[str, Any] = {"steps": int(self.steps), "guidance": float(self.guidance)}
+        return replace(wanted, **{name: value for name, value in suits.items() if name in wanted.open})
 
     def suited(self, method: str) -> dict[str, Any]:
         """Return the settings of a method that suit the model; empty where its defaults do."""

@@ -8,6 +8,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from attnctl.dataset import Dataset
+    from attnctl.families.base import Family
     from attnctl.inversion import Inversion
     from attnctl.method import EditMethod
     from attnctl.metric import Metric
@@ -40,3 +41,8 @@ def attnctl_metrics() -> list[type[Metric]]:  # type: ignore[empty-body]
 @hookspec
 def attnctl_datasets() -> list[type[Dataset]]:  # type: ignore[empty-body]
     """Return data sets."""
+
+
+@hookspec
+def attnctl_families() -> list[type[Family]]:  # type: ignore[empty-body]
+    """Return model families; entry points of the group ``attnctl.families``."""

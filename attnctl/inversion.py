@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attnctl.plugin import Plugin
+from attnctl.text import TOKENS, Text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnctl.model import Model, TextEncoding
-    from attnctl.sampling import DDIMGrid
+    from attnctl.model import Model
+    from attnctl.sampling import Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +25,10 @@ class Trajectory:
         latents: L, shape (T+1, C, h, w): L[0] is clean, L[T] the noisiest; at sampling step i the latents of the
             same noise level are L[T - i].
         prompt: The text that the denoiser was conditioned on.
-        uncond: Embeddings (1, M, C') that replace the unconditional text of every lane on this trajectory: one per
-            sampling step, or a single one for all; empty: none.
+        uncond: What replaces parts of the unconditional text of every lane on this trajectory, by the names of
+            `attnctl.text.Text.parts`: one mapping per sampling step, or a single one for all; empty: none. A bare
+            tensor (1, M, C') stands for the token embeddings, a `Text` for all of its parts.
         start: Index of the sampling step that lanes start at, from ``latents[T - start]``.
-        uncond_pooled: Pooled embedding (1, C'') that goes with `uncond` in models that have one; None leaves it.
         noises: Noise added after each sampling step's mean, (T, C, h, w), unit scale; None: deterministic DDIM.
         offsets: What is added to a free source lane after each sampling step, (T, C, h, w); edits get nothing.
         denoiser_rows: Number of single-picture denoiser evaluations that it cost.
@@ -36,13 +37,22 @@ class Trajectory:
 
     latents: Tensor
     prompt: str
-    uncond: tuple[Tensor, ...] = ()
+    uncond: tuple[Mapping[str, Tensor], ...] = ()
     start: int = 0
-    uncond_pooled: Tensor | None = None
     noises: Tensor | None = None
     offsets: Tensor | None = None
     denoiser_rows: int = 0
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = tuple(_parts(text) for text in self.uncond)
+        object.__setattr__(self, "uncond", parts)
+
+
+def _parts(text: Any) -> Mapping[str, Tensor]:
+    if isinstance(text, Text):
+        return text.parts
+    return text if isinstance(text, Mapping) else {TOKENS: text}
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,11 @@ class InversionCall:
     """
 
     model: Model
-    grid: DDIMGrid
+    grid: Path
     x0: Tensor
-    text: TextEncoding
-    source: TextEncoding
-    uncond: TextEncoding
+    text: Text
+    source: Text
+    uncond: Text
     guidance: float
     seed: int
     tick: Callable[[int, int], None] = lambda done, total: None
@@ -108,6 +118,9 @@ class Inversion(Plugin):
             used with it, and guidance 1 (which has no unconditional half) makes no sense.
         reads_lane: Whether its trajectories depend on the source lane's own texts and guidance; if not, source lanes
             that differ in these alone share one. An instance may set its own.
+        plain: Whether the denoiser is all that its trajectories come from, so that a source may just as well be put
+            back on them before every step (`attnctl.method.Source.pin_plain`).
+        paths: Names of the schedules that it can climb; empty: any `attnctl.sampling.Path`.
     """
 
     version: ClassVar[int] = 1
@@ -115,6 +128,8 @@ class Inversion(Plugin):
     needs_prompt: ClassVar[bool] = False
     replaces_uncond: ClassVar[bool] = False
     reads_lane: bool = True
+    plain: ClassVar[bool] = False
+    paths: ClassVar[tuple[str, ...]] = ()
 
     def rows(self, steps: int) -> int | None:
         """Return how many denoiser rows `invert` takes for a schedule of so many steps; None if it depends."""

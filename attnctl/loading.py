@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import difflib
-import json
+import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnctl.compat import guard_torchvision
 from attnctl.errors import InputError, ModelError, unknown
+from attnctl.families.finding import family_of_class, family_of_file
+from attnctl.files import read_json
 
 if TYPE_CHECKING:
     import torch
 
+    from attnctl.families.base import Family
     from attnctl.model import Model
 
 EMBEDDED = "micro"
 """The name of the model that is in the wheel, and the default."""
 
-FAMILIES = {
-    "StableDiffusionPipeline": "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
-}
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class PipelineClass:
+    """What a model is loaded with.
+
+    Attributes:
+        family: The family.
+        pipeline: Name of diffusers' pipeline class.
+    """
+
+    family: type[Family]
+    pipeline: str
 
 
 def embedded_folder() -> Path:
@@ -77,23 +88,76 @@ def load_model(
     if dtype is not None and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     location, single_file = locate(name)
-    family = ""  # of hub models it is told by a file that has to be downloaded first
+    kind = None  # of hub models it is told by a file that has to be downloaded first
     if location is not None:
-        family = inspect_file(location, name) if single_file else inspect_folder(location, name)
+        kind = inspect_file(location, name) if single_file else inspect_folder(location, name)
     import torch
 
     place = pick_device(device)
-    kind = getattr(torch, dtype) if dtype else (torch.float32 if place.type == "cpu" else torch.float16)
-    pipe = _load_pipeline(name, location, single_file, family, revision, kind, config)
+    floats = getattr(torch, dtype) if dtype else (torch.float32 if place.type == "cpu" else torch.float16)
+    pipe = _load_pipeline(name, location, single_file, kind, revision, floats, config)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(place)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
-        if part is not None:
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
     from attnctl.model import Model, check_supported
 
     folder = location if location is not None and not single_file else None
     return Model(pipe, name, revision, folder, check_supported(pipe, name))
+
+
+def load_structure(
+    name: str = EMBEDDED, *, revision: str | None = None, dtype: str | None = None, config: str | None = None
+) -> Model:
+    """Load a model's structure without reading weights: enough for its sites, its schedule, and to plan edits.
+
+    Only a single file, whose configuration is told by its weights, is loaded whole. Arguments and errors are those of
+    `load_model`.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    location, single_file = locate(name)
+    if single_file:
+        return load_model(name, revision=revision, dtype=dtype, device="cpu", config=config)
+    kind = None if location is None else inspect_folder(location, name)
+    guard_torchvision()
+    from attnctl.model import Model, check_supported
+
+    _quieten()
+    try:
+        kind = kind or _hub_class(name, revision)
+        pipe = _empty_pipeline(kind, str(location or name), revision)
+    except ModelError:
+        raise
+    except Exception as error:  # loaders raise OSError, ValueError, KeyError, hub errors, ...
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{name} cannot be loaded: {first[0]}", hint=_load_hint(location, False)) from error
+    return Model(pipe, name, revision, location, check_supported(pipe, name))
+
+
+def _empty_pipeline(kind: PipelineClass, place: str, revision: str | None) -> Any:
+    """Build a pipeline whose networks have shapes and no numbers; text encoders are left out."""
+    import diffusers
+    import torch
+    import transformers
+
+    pipeline = getattr(diffusers, kind.pipeline)
+    index = pipeline.load_config(place, revision=revision)
+    wanted = {n for n in inspect.signature(pipeline.__init__).parameters if n != "self"}
+    parts: dict[str, Any] = {n: None for n in wanted if isinstance(index.get(n), list)}
+    for part in (kind.family.denoiser_part, "vae"):
+        built = getattr(diffusers, index[part][1])
+        with torch.device("meta"):
+            parts[part] = built.from_config(built.load_config(place, subfolder=part, revision=revision))
+    for part in kind.family.tokenizers:
+        if index.get(part, [None])[0] is not None:
+            reader = getattr(transformers, index[part][1])
+            parts[part] = reader.from_pretrained(place, subfolder=part, revision=revision or "main")
+    scheduler = getattr(diffusers, index["scheduler"][1])
+    parts["scheduler"] = scheduler.from_pretrained(place, subfolder="scheduler", revision=revision)
+    settings = {n: index[n] for n in wanted if n in index and not isinstance(index[n], list)}
+    return pipeline(**{**parts, **settings, **kind.family.load_options})
 
 
 def load_tokenizer(name: str = EMBEDDED, *, revision: str | None = None) -> Any:
@@ -145,8 +209,8 @@ def locate(name: str) -> tuple[Path | None, bool]:
     )
 
 
-def inspect_folder(folder: Path, name: str) -> str:
-    """Check a folder in diffusers' layout before anything heavy is imported; return the pipeline class to load.
+def inspect_folder(folder: Path, name: str) -> PipelineClass:
+    """Check a folder in diffusers' layout before anything heavy is imported; return what to load it with.
 
     Raises:
         ModelError: No or broken ``model_index.json``, an unsupported family, a missing part, or pickled weights only.
@@ -155,17 +219,13 @@ def inspect_folder(folder: Path, name: str) -> str:
     if not index.is_file():
         raise ModelError(f"{name} has no model_index.json", hint="name a folder in diffusers' layout")
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
+        parts = read_json(index)
         kind = str(parts["_class_name"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         raise ModelError(f"{index} cannot be read: {error}", hint="download the model again") from error
-    if kind not in FAMILIES:
-        raise ModelError(
-            f"{name} is a {kind}, a family that is not supported",
-            hint=f"supported are {', '.join(sorted(FAMILIES))}",
-        )
-    second = FAMILIES[kind] == "StableDiffusionXLPipeline"
-    for part in ("unet", "vae", "text_encoder", *(("text_encoder_2",) if second else ())):
+    family = family_of_class(kind, name)
+    left_out = {part for part in family.optional if not (folder / part).is_dir()}
+    for part in (part for part in family.parts if part not in left_out):
         if not (folder / part / "config.json").is_file():
             raise ModelError(f"{name} has no {part}/config.json", hint="download the whole model, not only weights")
         if not list((folder / part).glob("*.safetensors")):
@@ -174,14 +234,14 @@ def inspect_folder(folder: Path, name: str) -> str:
             raise ModelError(
                 f"{name} has {found} in {part}/", hint="get the .safetensors files; pickles are not loaded"
             )
-    for part in ("tokenizer", *(("tokenizer_2",) if second else ())):  # loaders make up an empty one
+    for part in (part for part in family.tokenizers if part not in left_out):  # loaders make up an empty one
         if not any((folder / part / file).is_file() for file in ("vocab.json", "tokenizer.json")):
             raise ModelError(f"{name} has no vocabulary in {part}/", hint="download the whole model, not only weights")
-    return FAMILIES[kind]
+    return PipelineClass(family, family.pipelines[kind])
 
 
-def inspect_file(path: Path, name: str) -> str:
-    """Look at the names of a single file's tensors, without loading them; return the pipeline class to load.
+def inspect_file(path: Path, name: str) -> PipelineClass:
+    """Look at the names of a single file's tensors, without loading them; return what to load it with.
 
     Raises:
         ModelError: The file is damaged, or holds no denoiser: a LoRA, an adapter, or a part of a model.
@@ -195,43 +255,43 @@ def inspect_file(path: Path, name: str) -> str:
         raise ModelError(
             f"{name} cannot be read: {error}", hint="the file may be damaged; download it again"
         ) from error
-    if not any(key.startswith("model.diffusion_model.") for key in keys):
+    family = family_of_file(keys)
+    if family is None:
         raise ModelError(
-            f"{name} holds no whole Stable Diffusion model: none of its {len(keys)} tensors belongs to a denoiser",
+            f"{name} holds no whole model of a known family: none of its {len(keys)} tensors belongs to a denoiser",
             hint="name a checkpoint, not a LoRA, an adapter or a part of a model",
         )
-    xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
-    return "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
+    return PipelineClass(family, next(iter(family.pipelines.values())))
 
 
 def _load_pipeline(
     name: str,
     location: Path | None,
     single_file: bool,
-    family: str,
+    kind: PipelineClass | None,
     revision: str | None,
     dtype: Any,
     config: str | None,
 ) -> Any:
     guard_torchvision()
     import diffusers
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
 
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    _quieten()
     options: dict[str, Any] = {"dtype": dtype}
     try:
-        family = family or _hub_family(name, revision)
-        pipeline = getattr(diffusers, family)
-        if family == "StableDiffusionPipeline":
-            options["safety_checker"] = None
+        kind = kind or _hub_class(name, revision)
+        pipeline = getattr(diffusers, kind.pipeline)
+        options |= kind.family.load_options
         if single_file:
+            options.pop("requires_safety_checker", None)
             return pipeline.from_single_file(str(location), **options, **({"config": config} if config else {}))
-        if family == "StableDiffusionPipeline":
-            options["requires_safety_checker"] = False
-        if location is not None and all(".fp16." in p.name for p in (location / "unet").glob("*.safetensors")):
-            options["variant"] = "fp16"
+        if location is not None:
+            options |= dict.fromkeys(
+                (part for part in kind.family.optional if not (location / part).is_dir()),
+            )
+            denoiser = location / kind.family.denoiser_part
+            if all(".fp16." in p.name for p in denoiser.glob("*.safetensors")):
+                options["variant"] = "fp16"
         return pipeline.from_pretrained(location or name, revision=revision, use_safetensors=True, **options)
     except ModelError:
         raise
@@ -240,16 +300,20 @@ def _load_pipeline(
         raise ModelError(f"{name} cannot be loaded: {first[0]}", hint=_load_hint(location, single_file)) from error
 
 
-def _hub_family(name: str, revision: str | None) -> str:
+def _quieten() -> None:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _hub_class(name: str, revision: str | None) -> PipelineClass:
     from diffusers import DiffusionPipeline
 
     kind = str(DiffusionPipeline.load_config(name, revision=revision).get("_class_name"))
-    if kind not in FAMILIES:
-        raise ModelError(
-            f"{name} is a {kind}, a family that is not supported",
-            hint=f"supported are {', '.join(sorted(FAMILIES))}",
-        )
-    return FAMILIES[kind]
+    family = family_of_class(kind, name)
+    return PipelineClass(family, family.pipelines[kind])
 
 
 def _load_hint(location: Path | None, single_file: bool) -> str:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attnctl.controller import Controller
 from attnctl.plugin import Plugin, Preset, Settings
+from attnctl.tokens import read_prompt
 
 __all__ = ["EditMethod", "EditPlan", "MethodConfig", "ModelView", "Preset", "Source"]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from attnctl.inversion import InversionSpec
     from attnctl.request import PlanRequest
     from attnctl.sites import Site
+    from attnctl.tokens import PromptTokens
 
 
 MethodConfig = Settings
@@ -32,12 +36,14 @@ class Source:
             only where a controller reads it. None leaves it to the inversion.
         guidance: Its own guidance scale; None means the request's.
         negative_prompt: Its own unconditional text; None means the request's.
+        pin_plain: `pin` where the inversion is a plain climb and `pin` is None.
     """
 
     prompt: str
     pin: Literal["none", "start", "end"] | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
+    pin_plain: Literal["start", "end"] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,9 @@ class ModelView:
         text_length: Number of text tokens M.
         tokenizer: The model's tokenizer.
         device: Where the model runs, for tensors that a plan carries.
+        cutter: How the model's family cuts a prompt into words and tokens; None: by the tokenizer alone.
+        family: Name of the model's family.
+        inversion: Name of the inversion that suits the family, for methods that do not care.
     """
 
     sites: tuple[Site, ...]
@@ -80,6 +89,15 @@ class ModelView:
     text_length: int
     tokenizer: Any
     device: str = "cpu"
+    cutter: Callable[..., PromptTokens] | None = None
+    family: str = ""
+    inversion: str = "ddim"
+
+    def tokens(self, prompt: str, *, published: bool = False) -> PromptTokens:
+        """Cut a prompt into words and tokens; `published` deals tokens out as Prompt-to-Prompt's code does."""
+        if self.cutter is not None:
+            return self.cutter(prompt, published=published)
+        return read_prompt(prompt, self.tokenizer, self.text_length, published=published)
 
 
 class EditMethod(Plugin):

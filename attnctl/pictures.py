@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnctl.errors import InputError, NumericsError, unknown
-from attnctl.files import reason, sha256_of_file, shown, write_atomic
-from attnctl.runs.decode import MAX_PIXELS, decode, regular_file
+from attnctl.files import reason, sha256_of, sha256_of_file, shown, write_atomic
+from attnctl.runs.decode import MAX_PIXELS, PictureData, decode, regular_file
 
 Fit = Literal["crop", "stretch", "nearest-stretch"]
 Resample = Literal["lanczos", "bicubic", "bilinear"]
@@ -56,7 +56,7 @@ class LoadedPicture:
 
 
 def load_picture(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | PictureData,
     size: tuple[int, int] | None = None,
     *,
     fit: Fit = "crop",
@@ -75,7 +75,7 @@ def load_picture(
       shrinks.
 
     Args:
-        path: A regular file.
+        path: A regular file, or a picture that lies inside another file.
         size: Target (height, width) in pixels; None keeps the picture's own.
         fit: See above.
         resample: Filter for the first two fits.
@@ -85,16 +85,18 @@ def load_picture(
             `fit` or `resample` are not valid.
     """
     _check_arguments(size, fit, resample)
-    file = regular_file(path)
+    file = path if isinstance(path, PictureData) else regular_file(path)
     rgb, notes = decode(file, size, as_stored=fit == "nearest-stretch")
     original = (rgb.height, rgb.width)
     levels = _fitted(rgb, size or original, fit, RESAMPLES[resample], notes)
     pixels = np.ascontiguousarray(levels.transpose(2, 0, 1), dtype=np.float32)
     pixels = pixels / np.float32(127.5) - np.float32(1)
     try:
-        digest = sha256_of_file(file)
+        digest = sha256_of(file.data) if isinstance(file, PictureData) else sha256_of_file(file)
     except OSError as error:
-        raise InputError(f"cannot read the picture {shown(file)}: {reason(error)}", hint="check the path") from error
+        raise InputError(
+            f"cannot read the picture {shown(str(file))}: {reason(error)}", hint="check the path"
+        ) from error
     return LoadedPicture(pixels, tuple(notes), digest, original)
 
 

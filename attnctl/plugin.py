@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,26 +32,45 @@ class Preset:
     summary: str
 
 
-class Plugin(ABC):
-    """What methods, inversions, modifiers, metrics and data sets have in common.
+class Described(ABC):
+    """What every plugin says of itself.
 
     Attributes:
         name: Registered name.
         summary: One sentence for tables.
         paper: Where it comes from, for example ``arXiv:2403.03431``.
         bibtex: Citation entry, if there is one.
-        presets: Named settings.
-        config: The settings of this instance.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
+
+
+class Plugin(Described):
+    """What methods, inversions, modifiers, metrics and data sets have in common: settings.
+
+    Attributes:
+        presets: Named settings.
+        config: The settings of this instance.
+        preset: The preset that they started from, for records; None: the defaults.
+    """
+
     presets: ClassVar[Mapping[str, Preset]] = {}
+    preset: str | None = None
 
     class Config(Settings):
         """Settings; empty unless the plugin has some."""
 
     def __init__(self, config: Settings | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()
+
+    def again(self) -> Self:
+        """Return a fresh one with the same settings, which are not validated again.
+
+        One that works on an edit may keep to itself what it found there, so edits do not share one.
+        """
+        made = type(self)(self.config)
+        made.preset = self.preset
+        return made

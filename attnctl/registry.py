@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pluggy
 
 from attnctl import command, hookspecs
 from attnctl.dataset import Dataset, DatasetSpec
+from attnctl.entrypoints import first_line, owner_of, points_of
 from attnctl.errors import InputError, PluginError, unknown
+from attnctl.families import finding
+from attnctl.families.base import Family
 from attnctl.inversion import Inversion, InversionSpec
 from attnctl.method import EditMethod
 from attnctl.metric import Metric
 from attnctl.modifier import Modifier
-from attnctl.plugin import Plugin, Preset, Settings
+from attnctl.plugin import Described, Plugin
+
+PluginT = TypeVar("PluginT", bound=Plugin)
 
 GROUP = "attnctl"
-KINDS: Mapping[str, tuple[str, type[Plugin]]] = {
+KINDS: Mapping[str, tuple[str, type[Described]]] = {
+    "family": ("attnctl_families", Family),
     "method": ("attnctl_methods", EditMethod),
     "inversion": ("attnctl_inversions", Inversion),
     "modifier": ("attnctl_modifiers", Modifier),
@@ -89,10 +94,10 @@ class Registry:
         registry = cls()
         only = os.environ.get("ATTNCTL_LOAD_PLUGINS")
         wanted = None if only is None else {n.strip() for n in only.split(",")}
-        points = importlib.metadata.entry_points(group=GROUP)
-        for point in sorted(points, key=lambda p: (owner_of(p)[0] != "attnctl", owner_of(p), p.name)):
+        for point in points_of(GROUP):
             if wanted is None or point.name in wanted:
                 registry._add_entry_point(point)
+        registry._add_families()
         for path in files:
             registry._add_file(Path(path))
         return registry
@@ -127,13 +132,29 @@ class Registry:
         """Data sets by name."""
         return self.classes["dataset"]
 
-    def method(self, name: str) -> type[EditMethod]:
-        """Return a method class.
+    def class_of(self, kind: str, name: str) -> Any:
+        """Return what plugins provide of a kind, one of `KINDS`, under a name.
+
+        Raises:
+            InputError: There is no such one; the message lists those that are known.
+        """
+        known = self.classes[kind]
+        if name not in known:
+            fault = unknown(kind, name, known)
+            for plugin in self.broken:
+                if plugin.name == name:
+                    fault.hint = f"the plugin {name!r} is installed but broken: {plugin.error}"
+            raise fault
+        return known[name]
+
+    def method(self, name: str | Plugin) -> type[EditMethod]:
+        """Return a method's class by its name, or that of one that is built.
 
         Raises:
             InputError: There is no such method.
         """
-        return cast(type[EditMethod], self._get("method", name))
+        found = self.class_of("method", name) if isinstance(name, str) else type(_checked(EditMethod, name))
+        return cast(type[EditMethod], found)
 
     def inversion(self, name: str) -> type[Inversion]:
         """Return an inversion class.
@@ -141,7 +162,7 @@ class Registry:
         Raises:
             InputError: There is no such inversion.
         """
-        return cast(type[Inversion], self._get("inversion", name))
+        return cast(type[Inversion], self.class_of("inversion", name))
 
     def modifier(self, name: str) -> type[Modifier]:
         """Return a modifier class.
@@ -149,16 +170,18 @@ class Registry:
         Raises:
             InputError: There is no such modifier.
         """
-        return cast(type[Modifier], self._get("modifier", name))
+        return cast(type[Modifier], self.class_of("modifier", name))
 
-    def make_method(self, name: str, settings: Mapping[str, Any], preset: str | None = None) -> EditMethod:
-        """Build a method with validated settings; those of the preset come first.
+    def make_method(
+        self, name: str | Plugin, settings: Mapping[str, Any] | None = None, preset: str | None = None
+    ) -> EditMethod:
+        """Build a method with validated settings, those of the preset first; one that is built is returned as it is.
 
         Raises:
             InputError: Unknown method, preset or setting, or a value out of range.
         """
-        kind = self.method(name)
-        return kind(_config(kind, settings, preset))
+        made = self._make("method", name, settings, preset) if isinstance(name, str) else name
+        return _checked(EditMethod, made)
 
     def make_inversion(self, spec: InversionSpec) -> Inversion:
         """Build the inversion that a plan asks for, with validated settings; one called ``preset`` names a preset.
@@ -166,19 +189,21 @@ class Registry:
         Raises:
             InputError: Unknown inversion, preset or setting, or a value out of range.
         """
-        kind = self.inversion(spec.name)
-        settings = dict(spec.options)
-        return kind(_config(kind, settings, settings.pop("preset", None)))
+        return _checked(Inversion, self._make("inversion", spec.name, *_preset_apart(dict(spec.options))))
 
-    def make_modifier(self, name: str, settings: Mapping[str, Any]) -> Modifier:
+    def make_modifier(self, name: str, settings: Mapping[str, Any] | Plugin) -> Modifier:
         """Build a modifier with validated settings; one called ``preset`` names a preset.
+
+        Args:
+            name: Its name.
+            settings: Its settings; or the modifier itself, which is returned as it is.
 
         Raises:
             InputError: Unknown modifier, preset or setting, or a value out of range.
         """
-        kind = self.modifier(name)
-        settings = dict(settings)
-        return kind(_config(kind, settings, settings.pop("preset", None)))
+        if isinstance(settings, Plugin):
+            return _checked(Modifier, settings)
+        return _checked(Modifier, self._make("modifier", name, *_preset_apart(settings)))
 
     def make_metric(
         self, name: str, settings: Mapping[str, Any], preset: str | None = None, *, device: str = "cpu"
@@ -188,8 +213,7 @@ class Registry:
         Raises:
             InputError: Unknown metric, preset or setting, or a value out of range.
         """
-        kind = cast(type[Metric], self._get("metric", name))
-        return kind(_config(kind, settings, preset), device=device)
+        return _checked(Metric, self._make("metric", name, settings, preset, device=device))
 
     def make_dataset(self, spec: DatasetSpec | str, settings: Mapping[str, Any] | None = None) -> Dataset:
         """Build a data set from ``NAME[/PRESET][:PATH]`` and further settings; reads no file yet.
@@ -198,7 +222,7 @@ class Registry:
             InputError: Unknown data set, preset or setting, a value out of range, or a path too few or too many.
         """
         wanted = DatasetSpec.parse(spec) if isinstance(spec, str) else spec
-        kind = cast(type[Dataset], self._get("dataset", wanted.name))
+        kind = cast(type[Dataset], self.class_of("dataset", wanted.name))
         given = dict(settings or {})
         if wanted.path is not None:
             if not kind.needs_path:
@@ -206,7 +230,23 @@ class Registry:
             given["path"] = wanted.path
         if kind.needs_path and not given.get("path"):
             raise InputError(f"{kind.name} reads your files, but none were named", hint=f"say {kind.name}:PATH")
-        return kind(_config(kind, given, wanted.preset or kind.default_preset or None))
+        return _checked(
+            Dataset, self._make("dataset", wanted.name, given, wanted.preset or kind.default_preset or None)
+        )
+
+    def _make(
+        self, kind: str, name: str, settings: Mapping[str, Any] | None, preset: str | None, **further: Any
+    ) -> Plugin:
+        """Build any plugin: settings validated on top of those of its preset."""
+        from attnctl.config import build_config
+
+        found: type[Plugin] = self.class_of(kind, name)
+        if preset is not None and preset not in found.presets:
+            raise unknown(f"preset of {name}", preset, found.presets)
+        base = {} if preset is None else found.presets[preset].settings
+        made = found(build_config(found.Config, {**base, **(settings or {})}, owner=name), **further)
+        made.preset = preset
+        return made
 
     def register(
         self, plugin: object, name: str, owner: str = "program", version: str = "", target: str = ""
@@ -226,21 +266,11 @@ class Registry:
             self._manager.check_pending()
             provides = self._collect(plugin, name)
         except (Exception, SystemExit) as fault:  # a stranger's code may raise anything, and even call sys.exit()
-            error = _first_line(fault)
+            error = first_line(fault)
             self._forget(plugin, name)
         listed = PluginEntry(name, owner, version, target, tuple(provides), error)
         self.plugins.append(listed)
         return listed
-
-    def _get(self, kind: str, name: str) -> Any:
-        known = self.classes[kind]
-        if name not in known:
-            fault = unknown(kind, name, known)
-            for plugin in self.broken:
-                if plugin.name == name:
-                    fault.hint = f"the plugin {name!r} is installed but broken: {plugin.error}"
-            raise fault
-        return known[name]
 
     def _collect(self, plugin: object, owner: str) -> list[str]:
         others = [p for p in self._manager.get_plugins() if p is not plugin]
@@ -256,6 +286,8 @@ class Registry:
         if not found:
             raise PluginError("it provides nothing", hint=f"implement one of {', '.join(h for h, _ in KINDS.values())}")
         for kind, item in found:
+            if kind == "family":
+                finding.add(cast(type[Family], item))
             self.classes[kind][item.name] = item  # type: ignore[attr-defined]
             self.owners[kind, item.name] = owner  # type: ignore[attr-defined]
         return [f"{kind} {item.name}" for kind, item in found]  # type: ignore[attr-defined]
@@ -284,9 +316,19 @@ class Registry:
         except BaseException as fault:  # a module may even call sys.exit()
             if isinstance(fault, KeyboardInterrupt):
                 raise
-            self.plugins.append(PluginEntry(point.name, owner, version, point.value, error=_first_line(fault)))
+            self.plugins.append(PluginEntry(point.name, owner, version, point.value, error=first_line(fault)))
             return
         self.register(loaded, point.name, owner, version, point.value)
+
+    def _add_families(self) -> None:
+        """List what the entry points of families gave; models are loaded by these, whatever else is wanted."""
+        for entry in finding.entries():
+            owner, version = owner_of(entry.point)
+            for kind in entry.kinds:
+                self.classes["family"][kind.name] = kind
+                self.owners["family", kind.name] = entry.point.name
+            provides = tuple(f"family {kind.name}" for kind in entry.kinds)
+            self.plugins.append(PluginEntry(entry.point.name, owner, version, entry.point.value, provides, entry.error))
 
     def _add_file(self, path: Path) -> None:
         if not path.is_file():
@@ -296,15 +338,21 @@ class Registry:
             raise PluginError(f"the plugin file {path} cannot be used: {plugin.error}", hint="mend the file")
 
 
-def _config(kind: Any, settings: Mapping[str, Any], preset: str | None) -> Settings:
-    """Validate a plugin's settings on top of those of a preset."""
-    from attnctl.config import build_config
+def _checked(base: Callable[..., PluginT], made: object) -> PluginT:
+    """Refuse what was built, but is of another kind than is needed; `base` is a class, which may be abstract."""
+    kind = cast(type[PluginT], base)
+    if not isinstance(made, kind):
+        raise InputError(
+            f"this must be an instance of {kind.__name__}, found {made!r}",
+            hint="give a name, or what Registry.make_... returned",
+        )
+    return made
 
-    presets: Mapping[str, Preset] = kind.presets
-    if preset is not None and preset not in presets:
-        raise unknown(f"preset of {kind.name}", preset, presets)
-    base = {} if preset is None else presets[preset].settings
-    return build_config(kind.Config, {**base, **settings}, owner=kind.name)
+
+def _preset_apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return settings without the one called ``preset``, and that one."""
+    rest = dict(settings)
+    return rest, rest.pop("preset", None)
 
 
 def _new_manager() -> pluggy.PluginManager:
@@ -326,30 +374,6 @@ def _import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as fault:
         del sys.modules[name]
         raise PluginError(
-            f"the plugin file {path} cannot be loaded: {_first_line(fault)}", hint="mend the file"
+            f"the plugin file {path} cannot be loaded: {first_line(fault)}", hint="mend the file"
         ) from fault
     return module
-
-
-def owner_of(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Return an entry point's distribution and that one's version; damaged metadata must not take others down."""
-    return ("unknown", "") if point.dist is None else _name_and_version(point.dist)
-
-
-@functools.cache  # every look parses the whole file, and one distribution may have dozens of entry points
-def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
-    try:
-        return distribution.name or "unknown", distribution.version or ""
-    except Exception:  # importlib.metadata raises TypeError, KeyError and others for missing or broken files
-        return "unknown", ""
-
-
-def _first_line(fault: BaseException) -> str:
-    text = str(fault).strip().splitlines()
-    if isinstance(fault, pluggy.PluginValidationError):  # says what is wrong in its last line only
-        text = ["; ".join(line.strip() for line in text)]
-    return (
-        f"{type(fault).__name__}: {text[0]}"
-        if text and not isinstance(fault, PluginError)
-        else (text or [repr(fault)])[0]
-    )

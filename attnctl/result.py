@@ -11,6 +11,8 @@ from attnctl.errors import CoverageError, SelectionError, unknown
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnctl.recording import Recorded
+
 
 @dataclass(frozen=True)
 class CoverageRow:
@@ -114,6 +116,7 @@ class EditResult:
         peak_memory: Bytes: of the device's allocator on CUDA, the process's high-water mark elsewhere.
         warnings: Sentences for the user.
         reconstructions: Pictures of sampling back without an edit, by source lane: (3, H, W) in [0, 1].
+        recordings: What the request's recordings read, by name.
     """
 
     lanes: tuple[LaneResult, ...]
@@ -124,6 +127,7 @@ class EditResult:
     peak_memory: int = 0
     warnings: tuple[str, ...] = ()
     reconstructions: dict[str, Tensor] = field(default_factory=dict)
+    recordings: dict[str, Recorded] = field(default_factory=dict)
 
     @property
     def source(self) -> LaneResult:

@@ -6,22 +6,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from attnctl.engine.attach import Attachment, attached
+from attnctl.engine.attach import attached
 from attnctl.engine.composing import check_unconditional
-from attnctl.engine.inverter import Found, Inverter
+from attnctl.engine.inverter import Inverter, SourceInversion
+from attnctl.engine.lanes import Lane, make_lanes
 from attnctl.engine.loop import Engine
 from attnctl.engine.memory import peak_bytes, reset_peak
-from attnctl.engine.planning import Lane, RunPlan, plan_run
+from attnctl.engine.operation import Bound
+from attnctl.engine.owning import alone, owning
+from attnctl.engine.planning import PlannedEdit, RunPlan, plan_run
+from attnctl.engine.recorder import Recorder
+from attnctl.engine.rows import Rows
 from attnctl.errors import InputError
 from attnctl.events import Event, Inverted, Progress, Warned
 from attnctl.registry import Registry
+from attnctl.request import GUIDANCE, STEPS
 from attnctl.result import CoverageRow, EditResult, InversionReport, LaneResult, NoOpError, check_coverage
-from attnctl.sampling import DDIMGrid, SchedulerAdapter, make_sampler
+from attnctl.sampling import Path, Schedule
 from attnctl.steps import Step, steps_of
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ class _Ledger:
             self.warnings.append(text)
             self.on_event(Warned(text))
 
-    def add(self, found: Found) -> None:
+    def add(self, found: SourceInversion) -> None:
         """Account for an inversion."""
         for stage, rows in found.rows.items():
             self.rows[stage] = self.rows.get(stage, 0) + rows
@@ -69,8 +76,28 @@ class _Ledger:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of a plan: what moves is here, and the plan stays as it is."""
+
+    request: EditRequest
+    plan: RunPlan
+    schedule: Schedule
+    lanes: dict[str, Lane]
+    bounds: list[Bound]
+    recorders: list[Recorder]
+
+    @cached_property
+    def readers(self) -> list[Bound]:
+        """The recordings as the engine takes them."""
+        return [recorder.bound for recorder in self.recorders]
+
+
 class EditSession:
     """Runs requests on one model.
+
+    Sessions may be shared by threads, and models by sessions: one run at a time has a model's networks, and the others
+    wait. What a run is told by callbacks comes from the thread that started it; a callback cannot start another run.
 
     Attributes:
         model: The model; left exactly as found after every run, also after a failed one.
@@ -89,8 +116,8 @@ class EditSession:
         Raises:
             AttnctlError: The request cannot be carried out.
         """
-        sampler = self._sampler(request)
-        return plan_run(request, self.model, self.registry, self._latent_size(request), steps_of(sampler.timesteps))
+        with owning(self.model, again=True):  # tokenizers are not to be used by two threads at once
+            return plan_run(request, self.model, self.registry, self._latent_size(request), self._steps(request))
 
     def edit_rows(self, request: EditRequest, plan: RunPlan) -> int:
         """Return how many rows (single pictures) the denoiser evaluates to denoise a plan's lanes.
@@ -98,18 +125,14 @@ class EditSession:
         Inversions come on top; so do rows that are computed twice because `max_rows` separates lanes that read each
         other, and what step actions ask for.
         """
-        sampler = self._sampler(request)
-        engine = Engine(
-            self.model,
-            sampler,
-            steps_of(sampler.timesteps),
-            plan.lanes,
-            plan.bounds,
-            Attachment(),
-            keep_source=request.keep_source,
-        )
-        return sum(len(engine.needed_rows(step)) for step in engine.steps)
+        steps = self._steps(request)
+        rows = Rows.of(plan.lanes, plan.bounds, request.keep_source)
+        readers = [Recorder.of(reading).bound for reading in plan.readings]
+        read = Rows.of(plan.lanes, readers, request.keep_source)
+        alone = sum(len(read.beyond(rows.needed(step), step)) for step in steps)
+        return (rows.count(steps) + alone) * self._schedule(request).stages
 
+    @alone
     @torch.no_grad()
     def run(
         self,
@@ -117,6 +140,7 @@ class EditSession:
         on_event: Callable[[Event], None] = lambda event: None,
         *,
         record: bool = False,
+        plan: RunPlan | None = None,
     ) -> EditResult:
         """Edit one source in all the ways that the request asks for.
 
@@ -124,6 +148,7 @@ class EditSession:
             request: What to do.
             on_event: Told about progress and about every inversion's quality.
             record: Keep every lane's latents after every step.
+            plan: What `plan` returned for this very request, as often as you like; None plans now.
 
         Returns:
             Pictures, latents, coverage and costs.
@@ -136,52 +161,53 @@ class EditSession:
         model, ledger = self.model, _Ledger(on_event)
         reset_peak(model.device)
         model.forget()
-        sampler = self._sampler(request)
-        steps = steps_of(sampler.timesteps)
-        size = self._latent_size(request)
-        plan = plan_run(request, model, self.registry, size, steps)
+        given, plan = plan, self.plan(request) if plan is None else plan
         for text in (*self._text_warnings(plan), *(n for e in plan.edits for n in e.plan.notes)):
             ledger.warn(text)
-        self._start(request, plan, sampler, size, ledger, on_event)
-        histories = {name: [_at(lane)] for name, lane in plan.lanes.items()} if record else {}
+        bounds = plan.bounds if given is None else plan.fresh_bounds()  # nobody sees a plan that was made here
+        recorders = [Recorder.of(reading) for reading in plan.readings]
+        run = _Run(request, plan, self._schedule(request), make_lanes(plan, model), bounds, recorders)
+        self._start(run, ledger, on_event)
+        histories = {name: [lane.x] for name, lane in run.lanes.items()} if record else {}
 
         def on_step(step: Step) -> None:
             for name, history in histories.items():
-                history.append(_at(plan.lanes[name]))
-            on_event(Progress("edit", step.index + 1, len(steps)))
+                history.append(run.lanes[name].x)
+            on_event(Progress("edit", step.index + 1, step.count))
 
-        with ledger.time("edit"), attached(model.unet, plan.bounds) as attachment:
+        with ledger.time("edit"), attached(model.denoiser, [*run.bounds, *run.readers]) as attachment:
             engine = Engine(
                 model,
-                sampler,
-                steps,
-                plan.lanes,
-                plan.bounds,
+                run.schedule,
+                run.lanes,
+                run.bounds,
                 attachment,
                 max_rows=request.max_rows,
                 keep_source=request.keep_source,
+                readers=run.readers,
             )
             engine.run(on_step)
         ledger.rows["edit"] = engine.rows
-        result = self._finish(request, plan, ledger, histories, on_event)
+        result = self._finish(run, ledger, histories, on_event)
         same = {e.name: plan.lanes[e.name].prompt == plan.lanes[e.source].prompt for e in plan.edits}
         fault = check_coverage(result, same)
         if fault and not request.allow_no_op:
             raise NoOpError(fault, hint="`attnctl explain` shows what was to act where", result=result)
         return result
 
+    @alone
     @torch.no_grad()
     def invert(
         self,
         pixels: Tensor,
         spec: InversionSpec,
         *,
-        steps: int = 50,
-        guidance: float = 7.5,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
         negative_prompt: str = "",
         seed: int = 0,
         on_event: Callable[[Event], None] = lambda event: None,
-    ) -> Found:
+    ) -> SourceInversion:
         """Invert a picture by itself, sample it back, and measure how well that goes.
 
         Args:
@@ -201,23 +227,25 @@ class EditSession:
         if inversion.needs_prompt and not spec.prompt.strip():
             raise InputError(f"{spec.name} needs a prompt that describes the picture", hint="give --source-prompt")
         check_unconditional(inversion, negative_prompt, guidance)
-        model.latent_size((int(pixels.shape[-2]), int(pixels.shape[-1])))
-        grid = make_sampler("ddim", model.pipe.scheduler.config, steps, seed)
-        assert isinstance(grid, DDIMGrid)
+        size = model.latent_size((int(pixels.shape[-2]), int(pixels.shape[-1])))
+        grid = model.schedule(model.adapter.schedules[0], steps, size, seed)
         lane = Lane(
             "source",
             spec.prompt,
             model.encode_text(spec.prompt),
-            model.encode_text(negative_prompt),
-            inversion.source_guidance(guidance),
+            model.encode_text(negative_prompt, unconditional=True),
+            model.adapter.guidance(inversion.source_guidance(guidance)),
             inversion.pin,
         )
         x0 = model.encode_picture(pixels)
-        inverter = Inverter(model, self.registry, grid, x0, pixels, seed, cache=self.cache, on_event=on_event)
+        inverter = Inverter(model, self.registry, _path(grid), x0, pixels, seed, cache=self.cache, on_event=on_event)
         return inverter.invert(lane, spec)
 
-    def _sampler(self, request: EditRequest) -> DDIMGrid | SchedulerAdapter:
-        return make_sampler(request.scheduler, self.model.pipe.scheduler.config, request.steps, request.seed)
+    def _schedule(self, request: EditRequest) -> Schedule:
+        return self.model.schedule(request.scheduler, request.steps, self._latent_size(request), request.seed)
+
+    def _steps(self, request: EditRequest) -> list[Step]:
+        return steps_of(self._schedule(request).timesteps)
 
     def _latent_size(self, request: EditRequest) -> tuple[int, int]:
         """Return latent (h, w), after a look at the tensors that the request brings."""
@@ -258,29 +286,21 @@ class EditSession:
                 warnings.append(f"{self.model.name} has never seen: {', '.join(words)}")
         return warnings
 
-    def _start(
-        self,
-        request: EditRequest,
-        plan: RunPlan,
-        sampler: DDIMGrid | SchedulerAdapter,
-        size: tuple[int, int],
-        ledger: _Ledger,
-        on_event: Callable[[Event], None],
-    ) -> None:
+    def _start(self, run: _Run, ledger: _Ledger, on_event: Callable[[Event], None]) -> None:
         """Give every lane its start latents: shared noise, or the end of its source's inversion."""
-        model = self.model
+        model, request, plan = self.model, run.request, run.plan
         if not plan.inversions:
+            size = self._latent_size(request)
             noise = model.initial_noise(request.seed, size) if request.x_T is None else request.x_T
-            noise = noise.to(model.device, model.dtype) * sampler.initial_scale
-            for lane in plan.lanes.values():
+            noise = noise.to(model.device, model.dtype) * run.schedule.initial_scale
+            for lane in run.lanes.values():
                 lane.latents = noise
             return
-        assert isinstance(sampler, DDIMGrid)  # EditRequest refuses other schedulers for real pictures
         x0 = model.encode_picture(request.pixels) if request.x0 is None else request.x0  # type: ignore[arg-type]
         inverter = Inverter(
             model,
             self.registry,
-            sampler,
+            _path(run.schedule),
             x0.to(model.device, model.dtype),
             request.pixels,
             request.seed,
@@ -289,12 +309,13 @@ class EditSession:
             lambda event: ledger.warn(event.text) if isinstance(event, Warned) else on_event(event),
         )
         for name, spec in plan.inversions.items():
-            found = inverter.invert(plan.lanes[name], spec)
+            found = inverter.invert(run.lanes[name], spec)
             ledger.add(found)
             trajectory = found.trajectory
-            for lane in (plan.lanes[name], *(plan.lanes[e.name] for e in plan.edits if e.source == name)):
+            edits = {e.name for e in plan.edits if e.source == name}
+            for lane in (run.lanes[name], *(run.lanes[edit] for edit in edits)):
                 lane.follow(trajectory)
-            for bound in (b for e in plan.edits if e.source == name for b in e.bounds):
+            for bound in (b for b in (*run.bounds, *run.readers) if b.lane in edits or b.lane == name):
                 acted = bool(bound.steps)
                 bound.begin(trajectory.start)
                 if acted and not bound.steps:
@@ -303,43 +324,40 @@ class EditSession:
                     )
 
     def _finish(
-        self,
-        request: EditRequest,
-        plan: RunPlan,
-        ledger: _Ledger,
-        histories: dict[str, list[Tensor]],
-        on_event: Callable[[Event], None],
+        self, run: _Run, ledger: _Ledger, histories: dict[str, list[Tensor]], on_event: Callable[[Event], None]
     ) -> EditResult:
-        methods = {e.name: e for e in plan.edits}
+        edits = {e.name: e for e in run.plan.edits}
         lanes: list[LaneResult] = []
         with ledger.time("decode"):
-            for name, lane in plan.lanes.items():
-                edit = methods.get(name)
-                latents = _at(lane)
-                lanes.append(
-                    LaneResult(
-                        name,
-                        "edit" if edit else "source",
-                        lane.prompt,
-                        edit.method.name if edit else "",
-                        edit.method.config.model_dump(mode="json") if edit else {},
-                        request.edits[edit.index].preset if edit else None,
-                        self.model.decode_latents(latents),
-                        latents,
-                        torch.cat(histories[name]) if histories else None,
-                        self._modifiers(request, edit.index) if edit else {},
-                    )
-                )
-                on_event(Progress("decode", len(lanes), len(plan.lanes)))
+            for name, lane in run.lanes.items():
+                lanes.append(self._lane_result(run.request, lane, edits.get(name), histories.get(name)))
+                on_event(Progress("decode", len(lanes), len(run.lanes)))
         return EditResult(
             tuple(lanes),
-            tuple(CoverageRow.of(b) for b in plan.bounds),
+            tuple(CoverageRow.of(b) for b in (*run.bounds, *run.readers)),
             tuple(ledger.reports),
             ledger.rows,
             ledger.seconds,
             peak_bytes(self.model.device),
             tuple(ledger.warnings),
             ledger.reconstructions,
+            {recorder.reading.recording.name: recorder.finish() for recorder in run.recorders},
+        )
+
+    def _lane_result(
+        self, request: EditRequest, lane: Lane, edit: PlannedEdit | None, history: list[Tensor] | None
+    ) -> LaneResult:
+        return LaneResult(
+            lane.name,
+            "edit" if edit else "source",
+            lane.prompt,
+            edit.method.name if edit else "",
+            edit.method.config.model_dump(mode="json") if edit else {},
+            edit.method.preset if edit else None,
+            self.model.decode_latents(lane.x),
+            lane.x,
+            torch.cat(history) if history else None,
+            self._modifiers(request, edit.index) if edit else {},
         )
 
     def _modifiers(self, request: EditRequest, index: int) -> dict[str, dict[str, Any]]:
@@ -347,7 +365,14 @@ class EditSession:
         return {n: self.registry.make_modifier(n, s).config.model_dump(mode="json") for n, s in given.items()}
 
 
-def _at(lane: Lane) -> Tensor:
-    if lane.latents is None:
-        raise InputError(f"{lane.name} was never started", hint="this is a fault of the session")
-    return lane.latents
+def _path(schedule: Schedule) -> Path:
+    """Return a schedule that can be climbed.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not isinstance(schedule, Path):
+        raise InputError(
+            f"a picture cannot be inverted with the scheduler {schedule.name}", hint="leave --scheduler out"
+        )
+    return schedule

@@ -15,17 +15,19 @@ class Step:
     Attributes:
         index: 0-based position in the schedule; 0 is the noisiest step.
         count: Number of steps T in the whole schedule.
-        timestep: Training timestep t that the denoiser is evaluated at.
+        timestep: What the denoiser is told of the time at the step's start; training timestep t, whole or not.
+        stage: Which of the step's evaluations of the denoiser, from 0; most schedules have one.
     """
 
     index: int
     count: int
-    timestep: int
+    timestep: int | float
+    stage: int = 0
 
 
 def steps_of(timesteps: Sequence[int | float]) -> list[Step]:
     """Number a schedule's timesteps, noisiest first."""
-    return [Step(i, len(timesteps), int(t)) for i, t in enumerate(timesteps)]
+    return [Step(i, len(timesteps), t) for i, t in enumerate(timesteps)]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -35,9 +36,47 @@ def say(kind: str, text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return text without line breaks and control characters, which could rewrite what the terminal shows."""
+    """Return text without line breaks and control characters, which could rewrite what the terminal shows.
+
+    What would be invisible there, or would turn the direction of what follows, is shown as its code (`visible`).
+    """
     kept = "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in text)
-    return " ".join(kept.split())
+    return " ".join(visible(kept).split())
+
+
+def visible(text: str) -> str:
+    """Return text in which every character that shows nothing is written as its code: ``<U+202E>``.
+
+    Those are bidirectional controls, which make a text read as another one, zero-width and tag characters, fillers and
+    unassigned codes, which hide text in a text. Joiners stay where they shape letters or pictographs, and so do the
+    selectors that make a sign a pictograph. Control characters, line breaks and lone surrogates are not touched.
+    """
+    if text.isascii():
+        return text
+    return "".join(f"<U+{ord(c):04X}>" if _hidden(text, place) else c for place, c in enumerate(text))
+
+
+_FILLERS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\ufe00-\ufe0f\U000e0000-\U000e0fff]"
+)
+"""Characters that show nothing though Unicode counts them among letters, marks and symbols."""
+
+_SHOWN_FORMATS = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
+"""Signs of Arabic and other scripts that are seen, though Unicode calls them formats."""
+
+
+def _hidden(text: str, place: int) -> bool:
+    c = text[place]
+    if c.isascii() or not (_FILLERS.match(c) or unicodedata.category(c) in {"Cf", "Cn", "Co"}):
+        return False
+    before = unicodedata.category(text[place - 1]) if place else ""
+    if c in "\u200c\u200d":
+        after = unicodedata.category(text[place + 1]) if place + 1 < len(text) else ""
+        joins = {"Lo", "Mn", "Mc", "So", "Sk"}
+        return before not in joins or after not in joins
+    if c in "\ufe0e\ufe0f":
+        return not (before[:1] in {"S", "P"} or (place > 0 and text[place - 1] in "0123456789"))
+    return not _SHOWN_FORMATS.match(c)
 
 
 def shorten(text: str, length: int = 60) -> str:
@@ -66,7 +105,14 @@ def show(*parts: RenderableType) -> None:
 
 def show_json(data: Any) -> None:
     """Write one JSON value to stdout; infinite and undefined numbers become text, which JSON has no numbers for."""
-    sys.stdout.write(json.dumps(_finite(data), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False)
+    sys.stdout.write("".join(json.dumps(c)[1:-1] if _unseen(text, n) else c for n, c in enumerate(text)) + "\n")
+
+
+def _unseen(text: str, place: int) -> bool:
+    """Whether a character of JSON is better written as its escape, which says the same."""
+    c = text[place]
+    return (not c.isascii() and (unicodedata.category(c) in {"Cc", "Zl", "Zp"} or _hidden(text, place))) or c == "\x7f"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
@@ -83,7 +129,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
 
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        made.add_column(Text(one_line(name)), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*("" if cell is None else Text(one_line(str(cell))) for cell in row))
     return made
@@ -98,7 +144,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Table:
     made.add_column(no_wrap=True, style="bold")
     made.add_column(overflow="fold")
     for name, value in pairs:
-        made.add_row(Text(name), Text(one_line(str(value))))
+        made.add_row(Text(one_line(name)), Text(one_line(str(value))))
     return made
 
 
@@ -106,7 +152,12 @@ def plain(text: str) -> RenderableType:
     """Return text for `show`, with its line breaks, brackets not read as markup."""
     from rich.text import Text
 
-    return Text(text)
+    return Text("\n".join(_one_row(line) for line in text.split("\n")))
+
+
+def _one_row(line: str) -> str:
+    """Return a line with its spaces, without what could rewrite the terminal."""
+    return visible("".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in line))
 
 
 def _console(stream: TextIO) -> Console:

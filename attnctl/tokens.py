@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,10 @@ class PromptTokens:
 
     Attributes:
         text: The prompt.
-        ids: Token ids with the start and end tokens, at most `length`, without padding.
+        ids: Token ids with the start and end tokens that the model has, at most `length`, without padding.
         pieces: One printable piece of text per id.
         words: The words: what stands between spaces, punctuation included.
-        positions: Per word the positions of its tokens, the start token being 0; those that are cut off are left out.
+        positions: Per word the positions of its tokens among `ids`; those that are cut off are left out.
         length: Number of tokens M that the model sees, padding included.
     """
 
@@ -93,45 +94,101 @@ class PromptTokens:
 def read_prompt(text: str, tokenizer: Any, length: int, *, published: bool = False) -> PromptTokens:
     """Cut a prompt into words and tokens.
 
-    Words are tokenised one by one, which is exact because a CLIP token never spans a space. Where that does not give
-    the prompt's own tokens, and when `published` is set, tokens are dealt out by the published rule instead.
+    A token belongs to the word that it stands in, by the tokenizer's own account of where each token comes from; so it
+    does not matter whether texts have a start token. A placeholder of several learned vectors (textual inversion) is
+    one word that owns all of them. Where the tokenizer gives no account, and when `published` is set, tokens are dealt
+    out by the published rule instead.
 
     Args:
         text: The prompt.
-        tokenizer: A Hugging Face tokenizer with start and end tokens.
+        tokenizer: A Hugging Face tokenizer.
         length: Number of tokens M that the model sees.
         published: Use Prompt-to-Prompt's rule: words are what stands between single spaces, and tokens, decoded one
             by one, belong to a word until their letters fill it. A double space shifts everything behind it.
     """
-    raw = list(tokenizer(text, truncation=False, padding=False, verbose=False).input_ids)
-    ids = raw if len(raw) <= length else [*raw[: length - 1], raw[-1]]
+    vectors = learned_vectors(tokenizer)
+    folded = fold(text, vectors)
+    words = folded.split(" ") if published else folded.split()
+    spelt = spell(text, vectors)
+    fast = bool(getattr(tokenizer, "is_fast", False))
+    more = {"return_offsets_mapping": True} if fast else {}
+    read = tokenizer(spelt, truncation=False, padding=False, verbose=False, return_special_tokens_mask=True, **more)
+    raw, special = list(read.input_ids), list(read.special_tokens_mask)
+    head, tail = _leading(special), _leading(special[::-1])
+    ids = raw if len(raw) <= length else [*raw[: length - tail], *raw[len(raw) - tail :]]
     pieces = [str(tokenizer.decode([i])).strip() for i in ids]
-    words, positions = (text.split(" "), None) if published else (text.split(), _per_word(text.split(), raw, tokenizer))
-    if positions is None:
-        positions = _by_letters(words, [str(tokenizer.decode([i])).strip("# ") for i in raw[1:-1]])
-    kept = tuple(tuple(p for p in found if p < min(len(ids), length) - 1) for found in positions)
+    if published or not fast:
+        letters = [str(tokenizer.decode([i])).strip("# ") for i in raw[head : len(raw) - tail]]
+        positions = _by_letters([spell(word, vectors) for word in words], letters, head)
+    else:
+        positions = _by_place(_places(words, spelt, vectors), read.offset_mapping, special)
+    kept = tuple(tuple(p for p in found if p < min(len(ids), length) - tail) for found in positions)
     return PromptTokens(text, tuple(ids), tuple(pieces), tuple(words), kept, length)
 
 
-def _per_word(words: Sequence[str], ids: Sequence[int], tokenizer: Any) -> list[list[int]] | None:
-    """Tokenise word by word; None when the joined tokens are not the prompt's."""
-    joined: list[int] = []
-    positions: list[list[int]] = []
+def learned_vectors(tokenizer: Any) -> dict[str, str]:
+    """Return the placeholders that stand for several learned vectors, and how each is written out for the model."""
+    added = getattr(tokenizer, "added_tokens_encoder", {})
+    found = {}
+    for token in added:
+        count = next(i for i in range(1, len(added) + 2) if f"{token}_{i}" not in added)
+        if count > 1:
+            found[token] = " ".join([token, *(f"{token}_{i}" for i in range(1, count))])
+    return found
+
+
+def fold(text: str, vectors: Mapping[str, str]) -> str:
+    """Write every placeholder once, also where its vectors were written out."""
+    for token, spelt in vectors.items():
+        text = text.replace(spelt, token)
+    return text
+
+
+def spell(text: str, vectors: Mapping[str, str]) -> str:
+    """Write out every placeholder as the model sees it."""
+    text = fold(text, vectors)
+    for token, spelt in vectors.items():
+        text = re.sub(re.escape(token) + r"(?!_[0-9])", lambda _, spelt=spelt: spelt, text)  # type: ignore[misc]
+    return text
+
+
+def _leading(special: Sequence[int]) -> int:
+    """Return how many tokens at the front are no part of the text."""
+    return next((i for i, mark in enumerate(special) if not mark), len(special))
+
+
+def _places(words: Sequence[str], text: str, vectors: Mapping[str, str]) -> list[tuple[int, int]]:
+    """Return where each word stands in the text that the tokenizer reads."""
+    places, at = [], 0
     for word in words:
-        own = list(tokenizer(word, truncation=False, padding=False, verbose=False).input_ids)[1:-1]
-        positions.append([1 + len(joined) + k for k in range(len(own))])
-        joined += own
-    return positions if joined == list(ids[1:-1]) else None
+        spelt = spell(word, vectors)
+        start = text.index(spelt, at)
+        at = start + len(spelt)
+        places.append((start, at))
+    return places
 
 
-def _by_letters(words: Sequence[str], pieces: Sequence[str]) -> list[list[int]]:
-    """Deal tokens out to words by accumulated length, as google/prompt-to-prompt does."""
+def _by_place(
+    places: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], special: Sequence[int]
+) -> list[list[int]]:
+    """Give every token to the word that its characters stand in."""
+    positions: list[list[int]] = [[] for _ in places]
+    for i, ((start, stop), mark) in enumerate(zip(offsets, special, strict=True)):
+        for k, (a, b) in enumerate(places):
+            if not mark and start < b and stop > a:
+                positions[k].append(i)
+                break
+    return positions
+
+
+def _by_letters(words: Sequence[str], pieces: Sequence[str], head: int) -> list[list[int]]:
+    """Deal tokens out to words by accumulated length, as google/prompt-to-prompt does; `head` tokens stand before."""
     positions: list[list[int]] = [[] for _ in words]
     at = filled = 0
     for i, piece in enumerate(pieces):
         if at >= len(words):
             break
-        positions[at].append(i + 1)
+        positions[at].append(i + head)
         filled += len(piece)
         if filled >= len(words[at]):
             at, filled = at + 1, 0

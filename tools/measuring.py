@@ -143,23 +143,23 @@ def prepare(pipe: Any, request: EditRequest, *, explicit: bool = False) -> Run:
         explicit: Whether every layer keeps its map in memory, as published code does.
     """
     from attnctl.engine.attach import attached
+    from attnctl.engine.lanes import make_lanes
     from attnctl.engine.loop import Engine
     from attnctl.model import Model
-    from attnctl.sampling import make_sampler
     from attnctl.session import EditSession
-    from attnctl.steps import steps_of
 
     model = Model(pipe, "bench")
     plan = EditSession(model).plan(request)
     noise = model.initial_noise(0, model.latent_size(request.size))
-    for lane in plan.lanes.values():
+    lanes, bounds = make_lanes(plan, model), plan.fresh_bounds()
+    for lane in lanes.values():
         lane.latents = noise
     stack = ExitStack()
-    attachment = stack.enter_context(attached(pipe.unet, plan.bounds))
-    sampler = make_sampler("ddim", pipe.scheduler.config, request.steps, 0)
+    attachment = stack.enter_context(attached(pipe.unet, bounds))
+    schedule = model.schedule("ddim", request.steps)
     if explicit:
         stack.enter_context(ExplicitMaps(pipe.unet, model.sites))
-    return Run(Engine(model, sampler, steps_of(sampler.timesteps), plan.lanes, plan.bounds, attachment), stack)
+    return Run(Engine(model, schedule, lanes, bounds, attachment), stack)
 
 
 def resident() -> int:

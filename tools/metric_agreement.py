@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from attnctl_evaluation.bootstrap import rank_correlation
-from attnctl_evaluation.records import Record, Results
+from attnctl_evaluation.rows import Results, Row
 
 TRUTHS = ("edited right", "kept right", "psnr.truth", "leakage")
 PROXIES = (
@@ -29,7 +29,7 @@ def sign(results: Results, column: str) -> float:
     return -1.0 if results.header.cards[column]["better"] == "lower" else 1.0
 
 
-def pairs(records: Iterable[Record], one: str, other: str) -> dict[tuple[str, int], list[Pair]]:
+def pairs(records: Iterable[Row], one: str, other: str) -> dict[tuple[str, int], list[Pair]]:
     """Return the values of two columns by case and seed, of rows that have both."""
     found: dict[tuple[str, int], list[Pair]] = defaultdict(list)
     for row in records:

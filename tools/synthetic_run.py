@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attnctl_evaluation.records import (
+from attnctl_evaluation.rows import (
     HEADER_NAME,
     RECORDS_NAME,
     TIMINGS_NAME,
@@ -25,8 +25,8 @@ from attnctl_evaluation.records import (
     Header,
     MethodEntry,
     Pictures,
-    Record,
-    ScoreRecord,
+    Row,
+    RowScore,
     Timing,
     lines_of,
 )
@@ -81,7 +81,7 @@ def make_run(
         fingerprint: Of the data set; by default it depends on the number of cases.
     """
     folder.mkdir(parents=True)
-    rows: list[Record] = []
+    rows: list[Row] = []
     timings: list[Timing] = []
     generator = np.random.default_rng(7)
     for number in range(cases):
@@ -120,11 +120,11 @@ def _prompts(number: int) -> tuple[str, str]:
 def _row(
     folder: Path, case: str, label: str, seed: int, words: tuple[str, str], names: Pictures, number: int,
     skill: float, size: int,
-) -> Record:  # fmt: skip
+) -> Row:  # fmt: skip
     name = f"ddim+{''.join(c if c.isalnum() else '-' for c in label)}/{number:05d}-{seed}.png"
     (folder / name).parent.mkdir(exist_ok=True)
     _picture(number, seed, size, edited=True, spill=1 - skill).save(folder / name, compress_level=1)
-    return Record(
+    return Row(
         case=case, method=label, seed=seed, status="ok", edit_type=TYPES[number % len(TYPES)],
         source_prompt=words[0], prompt=words[1], real=number % 2 == 1,
         rows={"inversion": 50, "edit": 100 + int(40 * skill)},
@@ -139,14 +139,14 @@ def _failure(number: int) -> Failure:
     return Failure(kind="NoOpError", message="the edit changed nothing: its controller never acted", hint="")
 
 
-def _score(column: str, skill: float, generator: np.random.Generator) -> ScoreRecord:
+def _score(column: str, skill: float, generator: np.random.Generator) -> RowScore:
     _, _, worst, gain, _ = COLUMNS[column]
     # Editing and preservation pull in different directions, as they do.
     share = skill if column.startswith(("clip", "attribute")) else 1 - skill**2
     noise = abs(gain) * 0.35 * float(generator.normal()) if gain else 0.1 * float(generator.normal())
     if column == "lpips.outside" and generator.random() < 0.02:
-        return ScoreRecord(value=None, reason="nothing is outside the mask")
-    return ScoreRecord(value=round(worst + gain * share + noise, 5))
+        return RowScore(value=None, reason="nothing is outside the mask")
+    return RowScore(value=round(worst + gain * share + noise, 5))
 
 
 def _card(column: str) -> dict[str, Any]:

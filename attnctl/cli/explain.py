@@ -6,20 +6,11 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from attnctl.cli.wanted import (
-    assign_presets,
-    assign_settings,
-    check_model,
-    choose_methods,
-    read_extras,
-    wanted_model,
-)
+from attnctl.cli.requesting import build_methods, check_model, choose_methods, read_extras, wanted_structure
 from attnctl.config import shown
-from attnctl.errors import unknown
 from attnctl.example import Example
 from attnctl.registry import Registry
-from attnctl.request import Edit, EditRequest, check_text
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.request import Edit, EditRequest, Sampling, check_text
 from attnctl.terminal import facts, plain, quoted, show, show_json, table
 
 if TYPE_CHECKING:
@@ -42,7 +33,7 @@ def explain(arguments: Namespace) -> int:
     request = _request(arguments, registry)
     from attnctl.session import EditSession
 
-    model = wanted_model(arguments)
+    model = wanted_structure(arguments)
     if arguments.real:
         request = _as_real(request, model, arguments.source_prompt)
     session = EditSession(model, registry)
@@ -62,14 +53,14 @@ def plan_data(session: EditSession, request: EditRequest, plan: RunPlan) -> dict
     size = model.latent_size(request.size)
     return {
         "method": edit.method.name,
-        "preset": request.edits[0].preset,
+        "preset": edit.method.preset,
         "settings": edit.method.config.model_dump(mode="json"),
         "prompt": plan.lanes[edit.name].prompt,
-        "source": {"prompt": source.prompt, "guidance": source.guidance, "pin": source.pin, "real": request.real},
+        "source": {"prompt": source.prompt, "guidance": source.guidance.scale, "pin": source.pin, "real": request.real},
         "model": model.name,
         "latent_size": list(size),
         "steps": request.steps,
-        "guidance": plan.lanes[edit.name].guidance,
+        "guidance": plan.lanes[edit.name].guidance.scale,
         "inversion": _inversion(plan, edit.source),
         "controllers": [_controller(bound, size) for bound in edit.bounds],
         "rows": _rows(session, request, plan),
@@ -83,27 +74,16 @@ def _request(arguments: Namespace, registry: Registry) -> EditRequest:
     example = Example.of(arguments.model)
     prompt = example.prompt or PROMPT if arguments.prompt is None else arguments.prompt
     source = example.source_prompt or SOURCE_PROMPT if arguments.source_prompt is None else arguments.source_prompt
-    for text in (prompt, source, arguments.negative_prompt):
+    for text in (prompt, source):
         check_text(text)
     extras = read_extras(arguments, [name], registry)
-    settings = assign_settings(extras.settings, [name], registry)[name]
-    preset = assign_presets(extras.presets, [name], registry)[name]
-    registry.make_method(name, settings, preset)
-    example.suggest(name, settings, preset, registry)
-    if arguments.scheduler not in SCHEDULERS:
-        raise unknown("scheduler", arguments.scheduler, SCHEDULERS)
+    methods, _ = build_methods(extras, [name], example, registry)
     return EditRequest(
-        (Edit(prompt, name, settings, preset, name, extras.modifiers),),
+        (Edit(prompt, methods[name], name=name, modifiers=extras.modifiers),),
         source_prompt=source,
-        negative_prompt=arguments.negative_prompt,
-        steps=example.steps if arguments.steps is None else arguments.steps,
-        guidance=example.guidance if arguments.guidance is None else arguments.guidance,
-        seed=arguments.seed or 0,
-        size=arguments.size,
-        scheduler=arguments.scheduler,
         inversion=arguments.inversion,
         inversion_settings=extras.inversion,
-        max_rows=arguments.max_rows,
+        **vars(example.fill(Sampling.of(arguments))),
     )
 
 
@@ -126,7 +106,7 @@ def _controller(bound: Bound, size: tuple[int, int]) -> dict[str, Any]:
 
     return {
         "name": bound.controller.name,
-        "kind": bound.controller.where.kind if bound.controller.where is not None else "latents",
+        "kind": bound.controller.where.what if bound.controller.where is not None else "latents",
         "selector": str(bound.controller.where) if bound.controller.where is not None else "",
         "sites": describe_sites(bound.sites, size) if bound.sites else "",
         "steps": compact_range(bound.steps),

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnctl.cli.progress import RunProgress
-from attnctl.cli.wanted import check_model, check_picture, kept_trajectories, wanted_model
+from attnctl.cli.requesting import check_model, check_picture, kept_trajectories, wanted_model
 from attnctl.config import parse_assignments, shown
 from attnctl.errors import InputError
 from attnctl.example import Example
 from attnctl.inversion import InversionSpec
 from attnctl.registry import Registry
-from attnctl.request import check_text
+from attnctl.request import Sampling, check_text
 from attnctl.terminal import facts, plain, quoted, say, show, show_json, table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnctl.engine.inverter import Found
+    from attnctl.engine.inverter import SourceInversion
     from attnctl.model import Model
 
 INVERSION = "ddim"
@@ -37,23 +37,22 @@ def invert(arguments: Namespace) -> int:
         AttnctlError: Something that the user can mend.
     """
     registry = Registry.load(arguments.plugins)
-    spec = _read(arguments, registry)
+    spec, sampling = _read(arguments, registry)
     metrics = _metrics(arguments, registry)
     with RunProgress() as progress:
         progress.doing("loading the model")
         from attnctl.session import EditSession
 
         model = wanted_model(arguments)
-        example = Example.of(arguments.model)
         pixels = _pixels(arguments, model)
         cache = kept_trajectories(arguments)
         found = EditSession(model, registry, cache=cache).invert(
             pixels,
             spec,
-            steps=example.steps if arguments.steps is None else arguments.steps,
-            guidance=example.guidance if arguments.guidance is None else arguments.guidance,
-            negative_prompt=arguments.negative_prompt,
-            seed=arguments.seed or 0,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            negative_prompt=sampling.negative_prompt,
+            seed=sampling.seed,
             on_event=progress,
         )
         progress.doing("measuring")
@@ -99,14 +98,14 @@ def cache(arguments: Namespace) -> int:
     return 0
 
 
-def _read(arguments: Namespace, registry: Registry) -> InversionSpec:
+def _read(arguments: Namespace, registry: Registry) -> tuple[InversionSpec, Sampling]:
     """Check everything that can be checked without the model."""
     check_model(arguments)
-    for text in (arguments.source_prompt, arguments.negative_prompt):
-        check_text(text)
-    if arguments.scheduler != "ddim":
+    check_text(arguments.source_prompt)
+    sampling = Example.of(arguments.model).fill(Sampling.of(arguments))
+    if sampling.scheduler != "ddim":
         raise InputError(
-            f"a picture is inverted with DDIM, so --scheduler cannot be {arguments.scheduler}",
+            f"a picture is inverted with DDIM, so --scheduler cannot be {sampling.scheduler}",
             hint="leave --scheduler out",
         )
     name = arguments.inversion or INVERSION
@@ -120,7 +119,7 @@ def _read(arguments: Namespace, registry: Registry) -> InversionSpec:
     if arguments.out is not None and Path(arguments.out).exists():
         raise InputError(f"{arguments.out} exists already", hint="name another file with --out")
     check_picture(arguments.image, arguments.fit, arguments.size)
-    return spec
+    return spec, sampling
 
 
 def _metrics(arguments: Namespace, registry: Registry) -> list[Any]:
@@ -141,7 +140,7 @@ def _pixels(arguments: Namespace, model: Model) -> Tensor:
     return torch.from_numpy(loaded.pixels)
 
 
-def _scores(metrics: list[Any], found: Found, pixels: Tensor) -> dict[str, float]:
+def _scores(metrics: list[Any], found: SourceInversion, pixels: Tensor) -> dict[str, float]:
     """Judge the reconstruction against the picture; what is not installed is said and left out."""
     from attnctl.metric import Sample, UnavailableError
 
@@ -162,7 +161,7 @@ def _scores(metrics: list[Any], found: Found, pixels: Tensor) -> dict[str, float
     return scores
 
 
-def _write(arguments: Namespace, found: Found) -> None:
+def _write(arguments: Namespace, found: SourceInversion) -> None:
     if arguments.out is None or found.reconstruction is None:
         return
     from attnctl.pictures import save_png, to_image
@@ -170,7 +169,7 @@ def _write(arguments: Namespace, found: Found) -> None:
     save_png(to_image(found.reconstruction), arguments.out)
 
 
-def _data(found: Found, scores: dict[str, float], folder: str | None) -> dict[str, Any]:
+def _data(found: SourceInversion, scores: dict[str, float], folder: str | None) -> dict[str, Any]:
     report = found.report
     return {
         "inversion": report.name,

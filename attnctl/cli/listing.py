@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from attnctl.command import Commands
 from attnctl.config import describe_fields, shown
+from attnctl.method import EditMethod
 from attnctl.registry import PluginEntry, Registry
 from attnctl.terminal import facts, plain, say, show, show_json, table
 
 
-def methods(arguments: Namespace) -> int:
-    """List the edit methods, or show one."""
-    registry = Registry.load(arguments.plugins)
-    if arguments.name is not None:
-        return _one(_method_data(registry, arguments.name), arguments.json)
-    return _all("method", registry, arguments.json)
+def _catalogue(kind: str) -> Callable[[Namespace], int]:
+    """Return the command that lists what plugins provide of a kind, or shows one."""
+
+    def execute(arguments: Namespace) -> int:
+        registry = Registry.load(arguments.plugins)
+        if arguments.name is not None:
+            return _one(_data(registry, kind, arguments.name), arguments.json)
+        return _all(kind, registry, arguments.json)
+
+    return execute
 
 
-def inversions(arguments: Namespace) -> int:
-    """List the inversions, or show one."""
-    registry = Registry.load(arguments.plugins)
-    if arguments.name is not None:
-        return _one(_common_data(registry, "inversion", arguments.name), arguments.json)
-    return _all("inversion", registry, arguments.json)
-
-
-def modifiers(arguments: Namespace) -> int:
-    """List the modifiers, or show one."""
-    registry = Registry.load(arguments.plugins)
-    if arguments.name is not None:
-        return _one(_common_data(registry, "modifier", arguments.name), arguments.json)
-    return _all("modifier", registry, arguments.json)
+methods, inversions, modifiers = map(_catalogue, ("method", "inversion", "modifier"))
 
 
 def plugins(arguments: Namespace) -> int:
@@ -87,8 +79,7 @@ def warn_of_broken(registry: Registry) -> None:
 def _all(kind: str, registry: Registry, as_json: bool) -> int:
     names = sorted(registry.classes[kind])
     if as_json:
-        describe = _method_data if kind == "method" else lambda r, n: _common_data(r, kind, n)
-        show_json([describe(registry, name) for name in names])
+        show_json([_data(registry, kind, name) for name in names])
         return 0
     rows = [
         (name, cls.summary, cls.paper, registry.owners[kind, name])
@@ -100,13 +91,8 @@ def _all(kind: str, registry: Registry, as_json: bool) -> int:
     return 0
 
 
-def _method_data(registry: Registry, name: str) -> dict[str, Any]:
-    needs = {"needs_source_prompt": registry.method(name).needs_source_prompt}
-    return {**_common_data(registry, "method", name), **needs}
-
-
-def _common_data(registry: Registry, kind: str, name: str) -> dict[str, Any]:
-    cls: Any = {"method": registry.method, "inversion": registry.inversion, "modifier": registry.modifier}[kind](name)
+def _data(registry: Registry, kind: str, name: str) -> dict[str, Any]:
+    cls = registry.class_of(kind, name)
     presets = {
         preset: {"summary": found.summary, "settings": dict(found.settings)} for preset, found in cls.presets.items()
     }
@@ -118,6 +104,7 @@ def _common_data(registry: Registry, kind: str, name: str) -> dict[str, Any]:
         "settings": describe_fields(cls.Config),
         "bibtex": cls.bibtex,
         "presets": presets,
+        **({"needs_source_prompt": cls.needs_source_prompt} if issubclass(cls, EditMethod) else {}),
     }
 
 

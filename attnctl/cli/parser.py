@@ -8,10 +8,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attnctl import __version__
-from attnctl.arguments import Parser, add_inversion_arguments, names, number, picture_size, whole
+from attnctl.arguments import (
+    Parser,
+    add_inversion_arguments,
+    add_model_arguments,
+    add_sampling_arguments,
+    add_size_argument,
+    names,
+    text,
+    whole,
+)
 from attnctl.command import Command, Commands
-from attnctl.loading import DTYPES, EMBEDDED
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.loading import EMBEDDED
 from attnctl.terminal import say
 
 _ABOUT = """\
@@ -53,7 +61,7 @@ def build_parser(plugged: Mapping[str, type[Command]] | None = None) -> argparse
     parser = Parser(prog="attnctl", description=_ABOUT, epilog=_EXAMPLES)
     parser.add_argument("--version", action="version", version=f"attnctl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_run, _methods, _inversions, _modifiers, _explain, _invert, _cache, _sites, _tokens, _plugins, _doctor):
+    for add in (_run, _catalogues, _explain, _invert, _cache, _sites, _tokens, _plugins, _doctor):
         add(commands)
     for command in plugged.values():
         _plugged(commands, command)
@@ -79,14 +87,14 @@ def _run(commands: Any) -> None:
     run.set_defaults(execute=_later("run", "run"))
     what = run.add_argument_group("what to edit")
     what.add_argument(
-        "--prompt", metavar="TEXT", dest="prompts", action="append",
+        "--prompt", metavar="TEXT", type=text, dest="prompts", action="append",
         help="what an edit shows; may be given several times",
     )  # fmt: skip
     what.add_argument(
-        "--edits", metavar="TEXT", dest="prompts", action="extend", nargs="+", help="several prompts at once"
+        "--edits", metavar="TEXT", type=text, dest="prompts", action="extend", nargs="+", help="several prompts at once"
     )
     what.add_argument(
-        "--source-prompt", metavar="TEXT",
+        "--source-prompt", metavar="TEXT", type=text,
         help="what the source shows; needed to draw one, optional for most methods with --image",
     )  # fmt: skip
     what.add_argument("--image", metavar="FILE", help="edit this picture instead of a drawn source")
@@ -99,7 +107,7 @@ def _run(commands: Any) -> None:
         help="how a picture comes to the size: crop (default), stretch, nearest-stretch",
     )  # fmt: skip
     _method_options(run.add_argument_group("method"), several=True)
-    _model_options(run.add_argument_group("model"))
+    add_model_arguments(run.add_argument_group("model"))
     _sampling_options(run.add_argument_group("sampling"))
     write = run.add_argument_group("output")
     write.add_argument("--out", metavar="FOLDER", help="folder to write to; default: attnctl-runs/METHOD-SEED-N")
@@ -119,22 +127,27 @@ def _run(commands: Any) -> None:
     )  # fmt: skip
 
 
-def _methods(commands: Any) -> None:
-    about = "List the edit methods, or show one: its paper, settings with their ranges, presets and citation."
-    parser = _listing(commands, "methods", "list edit methods, or show one", about)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this method in full")
+_CATALOGUES = {
+    "methods": (
+        "list edit methods, or show one",
+        "List the edit methods, or show one: its paper, settings with their ranges, presets and citation.",
+    ),
+    "inversions": (
+        "list inversions of real pictures, or show one",
+        "List the inversions, which turn a real picture into the noise that a method starts from, or show one.",
+    ),
+    "modifiers": (
+        "list additions to methods, or show one",
+        "List the modifiers, which add to an edit whatever its method is, or show one.",
+    ),
+}
+"""Commands that list what plugins provide, with their summaries and descriptions."""
 
 
-def _inversions(commands: Any) -> None:
-    about = "List the inversions, which turn a real picture into the noise that a method starts from, or show one."
-    parser = _listing(commands, "inversions", "list inversions of real pictures, or show one", about)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this inversion in full")
-
-
-def _modifiers(commands: Any) -> None:
-    about = "List the modifiers, which add to an edit whatever its method is, or show one."
-    parser = _listing(commands, "modifiers", "list additions to methods, or show one", about)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this modifier in full")
+def _catalogues(commands: Any) -> None:
+    for name, texts in _CATALOGUES.items():
+        parser = _listing(commands, name, *texts)
+        parser.add_argument("name", nargs="?", metavar="NAME", help=f"show this {name.removesuffix('s')} in full")
 
 
 def _invert(commands: Any) -> None:
@@ -144,7 +157,7 @@ comes to the picture. What was found is kept, so that `attnctl run` with the sam
     parser = commands.add_parser("invert", help="invert a picture, and measure how well", description=about)
     parser.set_defaults(execute=_later("invert", "invert"))
     add_inversion_arguments(parser)
-    _model_options(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     _sampling_options(parser.add_argument_group("sampling"))
 
 
@@ -173,10 +186,12 @@ and how many rows (single pictures) the denoiser would evaluate."""
     parser.set_defaults(execute=_later("explain", "explain"))
     parser.add_argument("method", metavar="METHOD", help="see `attnctl methods`")
     parser.add_argument("--real", action="store_true", help="plan for a real picture instead of a drawn source")
-    parser.add_argument("--prompt", metavar="TEXT", help="target prompt; default: the model's own example")
-    parser.add_argument("--source-prompt", metavar="TEXT", help="source prompt; default: the model's own example")
+    parser.add_argument("--prompt", metavar="TEXT", type=text, help="target prompt; default: the model's own example")
+    parser.add_argument(
+        "--source-prompt", metavar="TEXT", type=text, help="source prompt; default: the model's own example"
+    )
     _method_options(parser.add_argument_group("method"), several=False)
-    _model_options(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     _sampling_options(parser.add_argument_group("sampling"))
     _json_option(parser)
 
@@ -186,8 +201,8 @@ def _sites(commands: Any) -> None:
     parser = commands.add_parser("sites", help="list a model's attention layers and features", description=about)
     parser.set_defaults(execute=_later("sites", "sites"))
     parser.add_argument("--kind", metavar="KIND", help="only these: self, cross or feature")
-    _size_option(parser)
-    _model_options(parser)
+    add_size_argument(parser)
+    add_model_arguments(parser)
     _json_option(parser)
 
 
@@ -197,8 +212,8 @@ Show the words of a prompt as the model's tokens; with a second prompt, which of
 tokens takes its attention from, with which weight, and which words to name where only what changed may change."""
     parser = commands.add_parser("tokens", help="show how prompts are cut up and line up", description=about)
     parser.set_defaults(execute=_later("tokens", "tokens"))
-    parser.add_argument("source", metavar="PROMPT", help="a prompt; with TARGET, the source's")
-    parser.add_argument("target", metavar="TARGET", nargs="?", help="the prompt of an edit")
+    parser.add_argument("source", metavar="PROMPT", type=text, help="a prompt; with TARGET, the source's")
+    parser.add_argument("target", metavar="TARGET", type=text, nargs="?", help="the prompt of an edit")
     parser.add_argument(
         "--by", metavar="WHAT", default="auto",
         help="line up words one for one, or tokens that are equal; default: auto, words if there are equally many",
@@ -252,42 +267,13 @@ def _method_options(group: Any, *, several: bool) -> None:
     _plugin_option(group)
 
 
-def _model_options(group: Any) -> None:
-    group.add_argument(
-        "--model", metavar="NAME", default=EMBEDDED,
-        help=f"a folder in diffusers' layout, a .safetensors file, a hub name OWNER/NAME, or {EMBEDDED} (default), "
-        "the small model that comes with attnctl",
-    )  # fmt: skip
-    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
-    group.add_argument("--dtype", metavar="TYPE", help=f"{', '.join(DTYPES)}; default: float32 on a CPU, else float16")
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps; default: the best there is")
-    group.add_argument("--config", metavar="FOLDER", help="configuration for a .safetensors file that does not tell")
-
-
 def _sampling_options(group: Any) -> None:
     group.add_argument("--seed", metavar="N", type=whole, help="seed of the start noise; default 0")
-    group.add_argument("--steps", metavar="N", type=whole, help="denoising steps; default: the model's, else 50")
-    group.add_argument(
-        "--guidance", metavar="G", type=number,
-        help="classifier-free guidance, at least 1; 1 is the conditional prediction alone; "
-        "default: the model's, else 7.5",
-    )  # fmt: skip
-    group.add_argument("--negative-prompt", metavar="TEXT", default="", help="text of the unconditional half")
-    _size_option(group)
-    group.add_argument("--scheduler", metavar="NAME", default="ddim", help=f"{', '.join(SCHEDULERS)}; default ddim")
+    add_sampling_arguments(group)
     group.add_argument(
         "--inversion", metavar="NAME",
         help="how to invert --image, see `attnctl inversions`; --set NAME.SETTING=VALUE is for its settings",
     )  # fmt: skip
-    group.add_argument(
-        "--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory"
-    )
-
-
-def _size_option(group: Any) -> None:
-    group.add_argument(
-        "--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's"
-    )
 
 
 def _plugin_option(group: Any) -> None:

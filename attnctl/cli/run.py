@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnctl.cli.progress import RunProgress
+from attnctl.cli.requesting import check_picture, kept_trajectories, read_request, wanted_model
 from attnctl.cli.summary import show_run
-from attnctl.cli.wanted import check_picture, kept_trajectories, read_request, wanted_model
-from attnctl.masks import check_users
+from attnctl.masks import check_users, load_mask
 from attnctl.registry import Registry
 from attnctl.terminal import say
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Done:
+class RunOutcome:
     """A run that was carried out.
 
     Attributes:
@@ -49,11 +49,11 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def carry_out(arguments: Namespace) -> Done:
+def carry_out(arguments: Namespace) -> RunOutcome:
     """Do what the command does, but for its summary.
 
     Raises:
-        AttnctlError: Something that the user can mend; a `NoOpError` is in `Done.fault` instead.
+        AttnctlError: Something that the user can mend; a `NoOpError` is in `RunOutcome.fault` instead.
         KeyboardInterrupt: The user stopped it; its text says where, and what was kept.
     """
     registry = Registry.load(arguments.plugins)
@@ -61,11 +61,11 @@ def carry_out(arguments: Namespace) -> Done:
     if arguments.image is not None:
         check_picture(arguments.image, arguments.fit, arguments.size)
     if arguments.mask is not None:
-        check_picture(arguments.mask, arguments.fit, arguments.size)
-        check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
+        load_mask(arguments.mask, arguments.size, fit=arguments.fit, picture=arguments.image)
+        check_users({edit.method_name: registry.method(edit.method).uses_mask for edit in request.edits})
     from attnctl.runs.output import RunOutput
 
-    label = "-".join(dict.fromkeys(edit.method for edit in request.edits))
+    label = "-".join(dict.fromkeys(edit.method_name for edit in request.edits))
     output = RunOutput(arguments.out, label=label, seed=request.seed, force=arguments.force)
     progress = RunProgress()
     try:
@@ -83,15 +83,17 @@ def carry_out(arguments: Namespace) -> Done:
 
 def _run(
     arguments: Namespace, request: EditRequest, registry: Registry, output: RunOutput, progress: RunProgress
-) -> Done:
+) -> RunOutcome:
     from attnctl.runs.carrying import carry_out as carry
     from attnctl.runs.carrying import read_inputs
 
     model = wanted_model(arguments)
     progress.doing("reading the picture" if arguments.image is not None else "planning")
     inputs = read_inputs(model, request.size, picture=arguments.image, mask=arguments.mask, fit=arguments.fit)
-    for text in () if inputs.picture is None else inputs.picture.notes:
-        say("note", f"{arguments.image}: {text}")
+    for read in (inputs.picture, inputs.mask):
+        if read is not None:
+            for text in read.notes:
+                say("note", f"{read.path}: {text}")
     if inputs.picture is not None:
         request = replace(request, pixels=inputs.pixels, source_prompt=arguments.source_prompt)
     if request.guidance == 1:
@@ -108,7 +110,7 @@ def _run(
         before_writing=lambda: progress.doing("writing"),
     )
     progress.close()
-    return Done(output, carried.result, carried.fault)
+    return RunOutcome(output, carried.result, carried.fault)
 
 
 def _kept(output: RunOutput) -> str:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import get_args
 
-from attnctl.cli.wanted import check_model, wanted_model
+from attnctl.cli.requesting import check_model, wanted_structure
 from attnctl.errors import unknown
 from attnctl.sites import Kind
 from attnctl.terminal import show, show_json, table
@@ -23,7 +23,7 @@ def sites(arguments: Namespace) -> int:
         raise unknown("kind of site", arguments.kind, kinds)
     check_model(arguments)
 
-    model = wanted_model(arguments)
+    model = wanted_structure(arguments)
     size = model.latent_size(arguments.size)
     found = [site for site in model.sites if arguments.kind in (None, site.kind)]
     if arguments.json:

@@ -8,6 +8,7 @@ from typing import Any
 
 from attnctl.errors import unknown
 from attnctl.loading import load_tokenizer
+from attnctl.request import check_text
 from attnctl.terminal import facts, quoted, say, show, show_json, table
 from attnctl.tokens import Alignment, PromptTokens, align_tokens, align_words, differing_words, read_prompt
 
@@ -22,6 +23,8 @@ def tokens(arguments: Namespace) -> int:
     """
     if arguments.by not in WAYS:
         raise unknown("way to line up prompts", arguments.by, WAYS)
+    for given in (arguments.source, arguments.target or ""):
+        check_text(given)
     tokenizer = load_tokenizer(arguments.model, revision=arguments.revision)
     length = int(tokenizer.model_max_length)
     source = read_prompt(arguments.source, tokenizer, length, published=arguments.published)

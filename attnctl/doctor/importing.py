@@ -22,7 +22,7 @@ from attnctl.files import reason
 MARK = "attnctl-probe "
 """Begins each line that is an answer; libraries print other things."""
 
-Found = dict[str, Any]
+Findings = dict[str, Any]
 
 
 def probe(names: Sequence[str], *, timeout: float) -> dict[str, dict[str, Any]]:
@@ -113,7 +113,7 @@ def run(names: Sequence[str]) -> None:
         answers.flush()
 
 
-def _package(name: str) -> Found:
+def _package(name: str) -> Findings:
     """Import an optional package."""
     from attnctl.compat import package_state
 
@@ -122,7 +122,7 @@ def _package(name: str) -> Found:
     return {"state": state.state, "version": state.version, **({"error": state.error} if state.error else {})}
 
 
-def _torch() -> Found:
+def _torch() -> Findings:
     """Import torch, multiply on the CPU, and describe the devices."""
     import torch
 
@@ -159,7 +159,7 @@ def _cpu_bfloat16(torch: Any) -> bool:
     return False
 
 
-def _diffusers() -> Found:
+def _diffusers() -> Findings:
     """Import the pipeline classes as a run does."""
     from attnctl.compat import guard_torchvision
 
@@ -170,7 +170,7 @@ def _diffusers() -> Found:
     return {"version": diffusers.__version__}
 
 
-def _transformers() -> Found:
+def _transformers() -> Findings:
     """Import the text encoder as a run does."""
     from attnctl.compat import guard_torchvision
 
@@ -181,7 +181,7 @@ def _transformers() -> Found:
     return {"version": transformers.__version__}
 
 
-def _model() -> Found:
+def _model() -> Findings:
     """Load the embedded model and let its denoiser predict once."""
     import torch
 
@@ -198,7 +198,7 @@ def _model() -> Found:
     return {"state": "works", "sites": len(model.sites), "size": list(model.default_size)}
 
 
-def _plugins() -> Found:
+def _plugins() -> Findings:
     """Load every plugin, each alone."""
     from attnctl.registry import Registry
 
@@ -217,7 +217,7 @@ def _plugins() -> Found:
     }
 
 
-PARTS: dict[str, Callable[[], Found]] = {
+PARTS: dict[str, Callable[[], Findings]] = {
     "torch": _torch,
     "transformers": _transformers,
     "diffusers": _diffusers,

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from attnctl.branches import Branches
-from attnctl.engine.features import resolve_features
-from attnctl.engine.operation import Bound, resolve
-from attnctl.engine.processor import ControlledProcessor, FeatureTap
+from attnctl.engine.operation import Bound, resolve_features
+from attnctl.engine.processor import ControlledProcessor, FeatureTap, reject_unhookable
+from attnctl.engine.resolving import resolve
 from attnctl.errors import ModelError
 from attnctl.sites import Site
 from attnctl.steps import Step
@@ -51,8 +51,7 @@ class Attachment:
             device: Device of the activations.
         """
         for site, processor in self.processors.items():
-            grid = site.grid(latent_size)
-            keys = text_length if site.kind == "cross" else grid[0] * grid[1]
+            grid, keys = site.grid(latent_size), site.layout(latent_size, text_length).key_count
             processor.op = resolve(site, step, branches, self.bounds[site], grid, keys, device)
         for site, tap in self.taps.items():
             tap.actions = resolve_features(site, step, branches, self.bounds[site], site.grid(latent_size))
@@ -94,6 +93,7 @@ def attached(unet: nn.Module, bounds: Sequence[Bound]) -> Iterator[Attachment]:
                 handles.append(module.conv2.register_forward_hook(tap))
                 continue
             original = module.processor
+            reject_unhookable(module, site)
             processor = attachment.processors[site] = ControlledProcessor(original, site)
             installed.append((module, original))
             module.set_processor(processor)

@@ -51,7 +51,7 @@ def _with_inversion(plan: EditPlan, method: EditMethod, request: EditRequest, re
     notes = plan.notes
     if request.inversion is not None and spec.name != request.inversion:
         refusal = f"{method.name} works with the inversion {spec.name} alone, not with {request.inversion}"
-        if all(edit.method == method.name for edit in request.edits):
+        if all(edit.method_name == method.name for edit in request.edits):
             raise InputError(refusal, hint="leave --inversion out")
         notes = (*notes, refusal)  # other methods of the run take the one that is asked for
     elif request.inversion is not None:
@@ -60,7 +60,8 @@ def _with_inversion(plan: EditPlan, method: EditMethod, request: EditRequest, re
     guidance = request.guidance
     source, edits = inversion.source_guidance(guidance), inversion.edit_guidance(guidance)
     if plan.source.pin is None:
-        plan = replace(plan, source=replace(plan.source, pin=inversion.pin))
+        pin = plan.source.pin_plain if plan.source.pin_plain and inversion.plain else inversion.pin
+        plan = replace(plan, source=replace(plan.source, pin=pin))
     if plan.source.guidance is None and source != guidance:
         plan = replace(plan, source=replace(plan.source, guidance=source))
     if plan.guidance is None and edits != guidance:

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from attnctl.cache import TrajectoryCache, trajectory_key
-from attnctl.engine.attach import Attachment
+from attnctl.engine.lanes import Lane
 from attnctl.engine.loop import Engine
-from attnctl.engine.planning import Lane
+from attnctl.engine.rows import Rows
+from attnctl.errors import InputError
 from attnctl.events import Event, Inverted, Progress, Warned
 from attnctl.inversion import InversionCall, Trajectory
 from attnctl.result import InversionReport
-from attnctl.steps import steps_of
 
 if TYPE_CHECKING:
     from attnctl.inversion import Inversion, InversionSpec
     from attnctl.model import Model
     from attnctl.registry import Registry
-    from attnctl.sampling import DDIMGrid
+    from attnctl.sampling import Path
 
 PSNR_WARNING = 20.0
 """Reconstruction PSNR in dB below which an inversion is called poor: edits then start from another picture."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SourceInversion:
     """One finished inversion.
 
     Attributes:
@@ -69,16 +69,16 @@ class Inverter:
 
     model: Model
     registry: Registry
-    grid: DDIMGrid
+    grid: Path
     x0: Tensor
     pixels: Tensor | None
     seed: int = 0
     check: bool = True
     cache: TrajectoryCache | None = None
     on_event: Callable[[Event], None] = lambda event: None
-    _made: dict[Any, Found] = field(default_factory=dict, repr=False)
+    _made: dict[Any, SourceInversion] = field(default_factory=dict, repr=False)
 
-    def invert(self, lane: Lane, spec: InversionSpec) -> Found:
+    def invert(self, lane: Lane, spec: InversionSpec) -> SourceInversion:
         """Invert for a source lane; a second lane that wants the same gets the same, at no cost.
 
         Args:
@@ -96,15 +96,21 @@ class Inverter:
         else:
             first = self._made[wanted]
             report = replace(first.report, lane=lane.name)
-            found = Found(first.trajectory, report, first.reconstruction, cached=first.cached)
+            found = SourceInversion(first.trajectory, report, first.reconstruction, cached=first.cached)
         self.on_event(Inverted(found.report, found.reconstruction, found.cached))
         fault = _poor(found.report.psnr, found.report.vae_psnr)
         if fault:
             self.on_event(Warned(fault))
         return found
 
-    def _invert(self, lane: Lane, spec: InversionSpec) -> Found:
+    def _invert(self, lane: Lane, spec: InversionSpec) -> SourceInversion:
         inversion = self.registry.make_inversion(spec)
+        if inversion.paths and self.grid.name not in inversion.paths:
+            raise InputError(
+                f"{spec.name} climbs {' and '.join(inversion.paths)} schedules alone, and this model has "
+                f"{self.grid.name}",
+                hint="use another --inversion",
+            )
         call = InversionCall(
             self.model,
             self.grid,
@@ -112,7 +118,7 @@ class Inverter:
             self.model.encode_text(spec.prompt),
             lane.cond,
             lane.uncond,
-            lane.guidance,
+            lane.guidance.scale,
             self.seed,
             lambda done, total: self.on_event(Progress("inversion", done, total)),
         )
@@ -126,11 +132,12 @@ class Inverter:
         if self.check:
             began = time.perf_counter()
             count = len(self.grid.timesteps)
-            engine = self._sampler(trajectory, inversion, lane)
-            rows["reconstruction"] = sum(len(engine.needed_rows(step)) for step in engine.steps)
+            back = {"reconstruction": self._way_back(trajectory, inversion, lane)}
+            engine = Engine(self.model, self.grid, back)
+            rows["reconstruction"] = Rows.of(back, (), keep_source=False).count(engine.steps)
             if latents is None:
                 engine.run(lambda step: self.on_event(Progress("reconstruction", step.index + 1, count)))
-                latents = engine.lanes["reconstruction"].latents
+                latents = back["reconstruction"].latents
             seconds["reconstruction"] = time.perf_counter() - began
         if self.cache is not None and key is not None and (kept is None or kept.reconstruction is None):
             fault = self.cache.put(key, trajectory, latents, inversion)
@@ -139,10 +146,10 @@ class Inverter:
         picture = None if latents is None or not self.check else self.model.decode_latents(latents)
         settings = inversion.config.model_dump(mode="json")
         report = self._measure(InversionReport(lane.name, spec.name, spec.prompt, None, None, settings), picture)
-        return Found(trajectory, report, picture, rows, seconds, kept is not None)
+        return SourceInversion(trajectory, report, picture, rows, seconds, kept is not None)
 
-    def _sampler(self, trajectory: Trajectory, inversion: Inversion, source: Lane) -> Engine:
-        """Return an engine that samples back without an edit, in a lane called ``reconstruction``.
+    def _way_back(self, trajectory: Trajectory, inversion: Inversion, source: Lane) -> Lane:
+        """Return a lane that samples back without an edit.
 
         An inversion that corrects guidance, or that kept noises or offsets, is sampled with guidance; a plain one
         without. One that puts its source back on the path needs no denoiser at all.
@@ -153,12 +160,11 @@ class Inverter:
             trajectory.prompt,
             self.model.encode_text(trajectory.prompt),
             source.uncond,
-            source.guidance if corrects else 1.0,
+            source.guidance if corrects else replace(source.guidance, scale=1.0),
             inversion.pin,
         )
         lane.follow(trajectory)
-        steps = steps_of(self.grid.timesteps)
-        return Engine(self.model, self.grid, steps, {lane.name: lane}, [], Attachment())
+        return lane
 
     def _measure(self, report: InversionReport, picture: Tensor | None) -> InversionReport:
         if picture is None:

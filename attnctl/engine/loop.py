@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnctl.branches import HALVES, Branches, Half, LaneTensors, Row
-from attnctl.controller import Controller, GuidanceCall, StepCall
+from attnctl.branches import Branches, Half, LaneTensors, Row
+from attnctl.controller import Controller, PredictionCall, StepCall
 from attnctl.engine.attach import Attachment, attached
+from attnctl.engine.lanes import Lane
 from attnctl.engine.memory import MemoryShortageError, is_shortage
 from attnctl.engine.operation import Bound
-from attnctl.errors import InputError, NumericsError, PluginError, SelectionError, unknown
+from attnctl.engine.rows import Rows
+from attnctl.errors import NumericsError, PluginError, SelectionError, unknown
 from attnctl.sampling import DDIMGrid
-from attnctl.steps import Step
+from attnctl.steps import Step, steps_of
 
 if TYPE_CHECKING:
-    from attnctl.engine.planning import Lane
-    from attnctl.model import Model, TextEncoding
-    from attnctl.sampling import Sampler
+    from attnctl.model import Model
+    from attnctl.sampling import Schedule
 
 
 class Engine:
@@ -36,25 +37,26 @@ class Engine:
     def __init__(
         self,
         model: Model,
-        sampler: Sampler,
-        steps: Sequence[Step],
-        lanes: dict[str, Lane],
-        bounds: Sequence[Bound],
-        attachment: Attachment,
+        schedule: Schedule,
+        lanes: Mapping[str, Lane],
+        bounds: Sequence[Bound] = (),
+        attachment: Attachment | None = None,
         *,
         max_rows: int | None = None,
         keep_source: bool = False,
+        readers: Sequence[Bound] = (),
     ) -> None:
         self.model = model
-        self.sampler = sampler
-        self.steps = steps
+        self.schedule = schedule
+        self.steps = steps_of(schedule.timesteps)
         self.lanes = lanes
         self.bounds = bounds
-        self.attachment = attachment
+        self.attachment = attachment or Attachment()
         self.max_rows = max_rows
         self.keep_source = keep_source
         self.rows = 0
-        self._trivial = {name for name, lane in lanes.items() if lane.trivial}
+        self._rows = Rows.of(lanes, bounds, keep_source)
+        self._read = Rows.of(lanes, readers, keep_source) if readers else None
 
     def run(self, on_step: Callable[[Step], None]) -> None:
         """Take every lane from its start latents to clean ones, in place in `Lane.latents`."""
@@ -71,108 +73,103 @@ class Engine:
         """
         for lane in self.lanes.values():
             if lane.pin == "start" and step.index >= lane.start:
-                lane.latents = self._on_path(lane, step.index)
+                lane.latents = lane.on_path(step.index)
         self._step_actions("on_step_start", step)
-        needed = self.needed_rows(step)
-        outputs = self._predict(step, needed)
-        self._move(step, outputs)
+        self._move(step)
         for lane in self.lanes.values():
             if step.index >= lane.start and (lane.pin == "end" or (lane.pin == "start" and not self.keep_source)):
-                lane.latents = self._on_path(lane, step.index + 1)
+                lane.latents = lane.on_path(step.index + 1)
         self._step_actions("on_step_end", step)
         self._check_finite(step)
 
-    def needed_rows(self, step: Step) -> list[Row]:
-        """List the rows that matter in a step: all of a free lane's; of a pinned one's only those that are read."""
-        needed: set[Row] = set()
-        for lane in self.lanes.values():
-            if self._moves(lane, step):
-                needed.update(Row(lane.name, half) for half in lane.halves)
-        for bound in self.bounds:
-            if self._acts_inside(bound, step):
-                for half in bound.controller.passes:
-                    if half in self.lanes[bound.lane].halves:
-                        needed.update(Row(bound.lane_of(n), half) for n in bound.controller.reads(step))
-            elif self._guides(bound, step):
-                needed.update(Row(bound.lane_of(n), half) for n in bound.controller.reads(step) for half in HALVES)
-        aliases = self._aliases(needed)
-        rows = {aliases.get(r, r) for r in needed}
-        order = list(self.lanes)
-        return sorted(rows, key=lambda r: (r.half == "cond", order.index(r.lane)))
+    def _move(self, step: Step) -> None:
+        """Evaluate, guide, and take the schedule's step, all lanes at once; lanes with kept noises use those."""
+        needed = self._rows.needed(step)
+        alone = [] if self._read is None else self._read.beyond(needed, step)
+        moving = [lane for lane in self.lanes.values() if self._rows.moves(lane.name, step)]
+        read = {row.lane for row in (*needed, *alone)}
+        begin = {name: lane.x for name, lane in self.lanes.items() if name in read or lane in moving}
+        guided: dict[str, list[Tensor]] = {name: [] for name in begin}
+        for s in range(self.schedule.stages):
+            at = replace(step, stage=s)
+            seen = {name: self.schedule.stage(step.index, s, x, guided[name]) for name, x in begin.items()}
+            outputs = self._predict(at, needed, seen)
+            if alone:  # in calls of their own: a row more in a call would round the others' otherwise
+                self._predict(at, alone, seen)
+            for name in begin:
+                lane = self.lanes[name]
+                if lane in moving or self.schedule.stages > 1:
+                    guided[name].append(self._guide(at, lane, outputs, moving=lane in moving))
+        self._finish(step, moving, guided)
 
-    def _moves(self, lane: Lane, step: Step) -> bool:
-        return step.index >= lane.start and (lane.pin == "none" or self.keep_source)
-
-    def _acts_inside(self, bound: Bound, step: Step) -> bool:
-        """Whether a controller acts inside the denoiser's call, where it reads other rows."""
-        inside = not bound.controller.is_step_action
-        return inside and bound.active(step) and step.index >= self.lanes[bound.lane].start
-
-    def _guides(self, bound: Bound, step: Step) -> bool:
-        """Whether a controller takes over its lane's guidance in a step."""
-        lane = self.lanes[bound.lane]
-        wanted = bound.controller.on_guidance is not None and lane.guidance != 1
-        return wanted and bound.active(step) and self._moves(lane, step)
-
-    def _move(self, step: Step, outputs: dict[Row, Tensor]) -> None:
-        """Guide and take the scheduler's step, all lanes at once; lanes with kept noises use those."""
+    def _finish(self, step: Step, moving: Sequence[Lane], guided: Mapping[str, Sequence[Tensor]]) -> None:
         plain: list[Lane] = []
-        for lane in self.lanes.values():
-            if not self._moves(lane, step):
-                continue
+        for lane in moving:
             if lane.trajectory is None or lane.trajectory.noises is None:
                 plain.append(lane)
                 continue
-            noise = lane.trajectory.noises[step.index][None].to(_latents(lane))
-            assert isinstance(self.sampler, DDIMGrid)  # only inversions keep noises, and they run on the grid
-            lane.latents = self.sampler.denoise_with(
-                step.index, self._guide(step, lane, outputs), _latents(lane), noise
-            )
+            noise = lane.trajectory.noises[step.index][None].to(lane.x)
+            if not isinstance(self.schedule, DDIMGrid):
+                raise PluginError(
+                    f"{lane.name} has kept noises, which a sampling by {self.schedule.name} cannot use",
+                    hint="use another inversion",
+                )
+            lane.latents = self.schedule.denoise_with(step.index, guided[lane.name][-1], lane.x, noise)
         if plain:
-            guided = torch.cat([self._guide(step, lane, outputs) for lane in plain])
-            moved = self.sampler.denoise(step.index, guided, torch.cat([_latents(lane) for lane in plain]))
+            outs = [torch.cat([guided[lane.name][s] for lane in plain]) for s in range(self.schedule.stages)]
+            moved = self.schedule.advance(step.index, outs, torch.cat([lane.x for lane in plain]))
             for i, lane in enumerate(plain):
                 lane.latents = moved[i : i + 1]
-        for lane in self.lanes.values():
-            if self._moves(lane, step) and lane.edit is None and lane.trajectory is not None:
-                offsets = lane.trajectory.offsets
-                if offsets is not None:
-                    lane.latents = _latents(lane) + offsets[step.index][None].to(_latents(lane))
+        for lane in moving:
+            if lane.edit is None and lane.trajectory is not None and lane.trajectory.offsets is not None:
+                lane.latents = lane.x + lane.trajectory.offsets[step.index][None].to(lane.x)
 
-    def _guide(self, step: Step, lane: Lane, outputs: dict[Row, Tensor]) -> Tensor:
-        """Classifier-free guidance, e = e_u + g (e_c - e_u), by name; Ho & Salimans, arXiv 2207.12598."""
-        cond = outputs[Row(lane.name, "cond")]
-        if lane.guidance == 1:
-            return cond
-        uncond = outputs[Row(lane.name, "uncond")]
-        plain = uncond + lane.guidance * (cond - uncond)
+    def _guide(self, step: Step, lane: Lane, outputs: Mapping[Row, Tensor], *, moving: bool) -> Tensor:
+        """Return a lane's guided output (1, C, h, w): what its guidance gives, or what a controller makes of it."""
+        halves = [half for half in lane.halves if Row(lane.name, half) in outputs]
+        if not moving and len(halves) < len(lane.halves):  # a pinned lane, read in some halves: nothing moves it
+            return outputs[Row(lane.name, halves[0])]
+        plain = lane.guidance.combine({half: outputs[Row(lane.name, half)] for half in halves})
         for bound in self.bounds:
-            if bound.lane == lane.name and bound.controller.on_guidance is not None and self._guides(bound, step):
-                views = (_outputs(bound, outputs, half) for half in HALVES)
-                made = bound.controller.on_guidance(GuidanceCall(step, lane.name, lane.guidance, *views))[None]
-                if made.shape != plain.shape:
-                    raise PluginError(
-                        f"controller {bound.label!r} gave guidance of shape {tuple(made.shape[1:])} in step "
-                        f"{step.index}, expected {tuple(plain.shape[1:])}",
-                        hint="return a tensor (C, h, w) like call.plain",
-                    )
-                bound.acted.add(("on_guidance", step.index, None))
-                bound.differs = bound.differs or not torch.equal(made, plain)
-                return made
+            if bound.lane != lane.name or not self._rows.predicts(bound, step):
+                continue
+            made = bound.controller.decide(self._prediction_call(bound, step, lane, outputs))[None]
+            if made.shape != plain.shape:
+                raise PluginError(
+                    f"controller {bound.label!r} gave a prediction of shape {tuple(made.shape[1:])} in step "
+                    f"{step.index}, expected {tuple(plain.shape[1:])}",
+                    hint="return a tensor (C, h, w) like call.plain",
+                )
+            bound.acted.add((bound.controller.action, step.index, None))
+            bound.differs = bound.differs or not torch.equal(made, plain)
+            return made
         return plain
 
-    def _aliases(self, rows: set[Row] | Sequence[Row]) -> dict[Row, Row]:
-        return {Row(r.lane, "uncond"): Row(r.lane, "cond") for r in rows if r.lane in self._trivial}
+    def _prediction_call(self, bound: Bound, step: Step, lane: Lane, outputs: Mapping[Row, Tensor]) -> PredictionCall:
+        def view(half: Half) -> LaneTensors:
+            def get(name: str) -> Tensor:
+                if Row(name, half) not in outputs:
+                    raise PluginError(
+                        f"controller {bound.label!r} asks for the {half} half of {name}, which is not evaluated",
+                        hint="guidance 1 has the conditional half alone; other lanes must be named in `lanes`",
+                    )
+                return outputs[Row(name, half)][0].clone()
 
-    def _predict(self, step: Step, needed: list[Row]) -> dict[Row, Tensor]:
+            return LaneTensors(bound.lane, bound.source, get)
+
+        return PredictionCall(step, lane.name, lane.guidance.scale, view("uncond"), view("cond"))
+
+    def _predict(
+        self, step: Step, needed: Sequence[Row], seen: Mapping[str, tuple[Tensor, int | float]]
+    ) -> dict[Row, Tensor]:
         """Run the denoiser on the needed rows, in as few calls as memory allows; (1, C, h, w) per row."""
         outputs: dict[Row, Tensor] = {}
         while True:
             try:
-                for rows in self._chunks(step, needed):
+                for rows in self._rows.chunks(step, needed, self.max_rows):
                     if all(r in outputs for r in rows):
                         continue
-                    made = self._call(step, rows)
+                    made = self._call(step, rows, seen)
                     for i, row in enumerate(rows):
                         outputs.setdefault(row, made[i : i + 1])
                 break
@@ -180,14 +177,14 @@ class Engine:
                 if not is_shortage(error):
                     raise
                 self._shrink(step, needed, error)
-        for row, target in self._aliases(needed).items():
+        for row, target in self._rows.aliases(needed).items():
             outputs[row] = outputs[target]
         return outputs
 
-    def _shrink(self, step: Step, needed: list[Row], error: BaseException) -> None:
-        largest = max(len(c) for c in self._chunks(step, needed))
+    def _shrink(self, step: Step, needed: Sequence[Row], error: BaseException) -> None:
+        largest = max(len(c) for c in self._rows.chunks(step, needed, self.max_rows))
         self.max_rows = largest // 2
-        if max(len(c) for c in self._chunks(step, needed)) >= largest:
+        if max(len(c) for c in self._rows.chunks(step, needed, self.max_rows)) >= largest:
             raise MemoryShortageError(
                 f"out of memory with {largest} rows at once in step {step.index}",
                 hint="use a smaller --size, --dtype float16 or bfloat16, or another --device",
@@ -195,59 +192,21 @@ class Engine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _chunks(self, step: Step, needed: list[Row]) -> list[list[Row]]:
-        """Pack rows into calls of at most `max_rows`, each row together with every row that it reads."""
-        if self.max_rows is None or len(needed) <= self.max_rows:
-            return [needed] if needed else []
-        chunks: list[set[Row]] = []
-        for row in needed:
-            closure = self._closure(row, step)
-            if chunks and len(chunks[-1] | closure) <= self.max_rows:
-                chunks[-1] |= closure
-            elif not any(closure <= c for c in chunks):
-                chunks.append(closure)
-        return [[r for r in needed if r in chunk] for chunk in chunks]
-
-    def _closure(self, row: Row, step: Step) -> set[Row]:
-        found: set[Row] = set()
-        todo = [row]
-        aliases = self._aliases([Row(name, "cond") for name in self.lanes])
-        while todo:
-            row = todo.pop()
-            row = aliases.get(row, row)
-            if row in found:
-                continue
-            found.add(row)
-            for bound in self.bounds:
-                if bound.lane == row.lane and row.half in bound.controller.passes and self._acts_inside(bound, step):
-                    todo += [Row(bound.lane_of(n), row.half) for n in bound.controller.reads(step)]
-                    if bound.controller.both_halves:
-                        todo += [Row(row.lane, half) for half in self.lanes[row.lane].halves]
-        return found
-
-    def _call(self, step: Step, rows: list[Row]) -> Tensor:
-        x = torch.cat([_latents(self.lanes[r.lane]) for r in rows])
-        texts = [self._text(r, step) for r in rows]
-        aliases = self._aliases(rows)
+    def _call(self, step: Step, rows: list[Row], seen: Mapping[str, tuple[Tensor, int | float]]) -> Tensor:
+        x = torch.cat([seen[r.lane][0] for r in rows])
+        texts = [self.lanes[r.lane].text(r.half, step) for r in rows]
+        aliases = self._rows.aliases(rows)
         branches = Branches(tuple(rows), {a: t for a, t in aliases.items() if t in rows and a not in rows})
         size = (int(x.shape[-2]), int(x.shape[-1]))
-        self.attachment.aim(step, branches, size, int(texts[0].embeds.shape[1]), x.device)
+        self.attachment.aim(step, branches, size, texts[0].length, x.device)
+        guides = [self.lanes[r.lane].guidance.told for r in rows]
         try:
-            out = self.model.predict(self.sampler.scale(step.index, x), self.sampler.timesteps[step.index], texts)
+            scaled = self.schedule.scale(step.index, x)
+            out = self.model.predict(scaled, [seen[r.lane][1] for r in rows], texts, guides)
         finally:
             self.attachment.rest()
         self.rows += len(rows)
         return out
-
-    def _text(self, row: Row, step: Step) -> TextEncoding:
-        return self.lanes[row.lane].text(row.half, step)
-
-    def _on_path(self, lane: Lane, index: int) -> Tensor:
-        """Return the lane's trajectory at the level before step `index`, (1, C, h, w)."""
-        if lane.trajectory is None:
-            raise PluginError(f"{lane.name} is pinned but has no trajectory", hint="plan an inversion for it")
-        found = lane.trajectory.latents[len(self.steps) - index]
-        return found[None].to(_latents(lane))
 
     def _step_actions(self, action: str, step: Step) -> None:
         for bound in self.bounds:
@@ -259,7 +218,7 @@ class Engine:
             bound.acted.add((action, step.index, None))
             if made is None:
                 continue
-            old = _latents(self.lanes[bound.lane])
+            old = self.lanes[bound.lane].x
             if made.shape != old[0].shape:
                 raise PluginError(
                     f"controller {bound.label!r} gave latents of shape {tuple(made.shape)} in step {step.index}, "
@@ -281,16 +240,17 @@ class Engine:
 
         def predict(x: Tensor, lane: str, half: Half, observers: Sequence[Controller] = ()) -> Tensor:
             self.rows += 1
-            scaled, row = self.sampler.scale(step.index, x[None]), Row(named(lane).name, half)
-            text = self._text(row, step)
+            asked = named(lane)
+            scaled, row = self.schedule.scale(step.index, x[None]), Row(asked.name, half)
+            told = [self.schedule.timesteps[step.index]]
             with self._observed(observers, row, bound.source, scaled, step):
-                return self.model.predict(scaled, self.sampler.timesteps[step.index], [text])[0]
+                return self.model.predict(scaled, told, [asked.text(half, step)], [asked.guidance.told])[0]
 
-        views = LaneTensors(bound.lane, bound.source, lambda name: _latents(named(name))[0].clone())
+        views = LaneTensors(bound.lane, bound.source, lambda name: named(name).x[0].clone())
         index = step.index + (bound.controller.action == "on_step_end")
         lane = self.lanes[bound.lane]
-        reference = None if lane.trajectory is None else self._on_path(lane, index)[0]
-        return StepCall(step, bound.lane, views, predict, lane.guidance, reference)
+        reference = None if lane.trajectory is None else lane.on_path(index)[0]
+        return StepCall(step, bound.lane, views, predict, lane.guidance.scale, reference)
 
     @contextmanager
     def _observed(
@@ -309,13 +269,13 @@ class Engine:
                 )
             sites = observer.where.select(self.model.sites, size)
             bounds.append(Bound(replace(observer, passes=halves), row.lane, source, sites, (step.index,), 0))
-        with attached(self.model.unet, bounds) as attachment:
+        with attached(self.model.denoiser, bounds) as attachment:
             attachment.aim(step, Branches((row,)), size, self.model.text_length, x.device)
             yield
 
     def _check_finite(self, step: Step) -> None:
         for lane in self.lanes.values():
-            if not bool(torch.isfinite(_latents(lane)).all()):
+            if not bool(torch.isfinite(lane.x).all()):
                 low = self.model.dtype == torch.float16
                 raise NumericsError(
                     f"the latents of {lane.name} became NaN or infinite in step {step.index}",
@@ -323,13 +283,3 @@ class Engine:
                     if low
                     else "lower --guidance, or check the model",
                 )
-
-
-def _outputs(bound: Bound, outputs: dict[Row, Tensor], half: Half) -> LaneTensors:
-    return LaneTensors(bound.lane, bound.source, lambda name: outputs[Row(name, half)][0].clone())
-
-
-def _latents(lane: Lane) -> Tensor:
-    if lane.latents is None:
-        raise InputError(f"{lane.name} has no start latents", hint="this is a fault of the session")
-    return lane.latents

@@ -1,15 +1,16 @@
-"""Attention edits resolved to batch rows: what a layer shall do in the next denoiser call."""
+"""Edits in terms of batch rows: what an attention layer, or a feature's tap, shall do in the next denoiser call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attnctl.attend import Attend, AttentionCall
-from attnctl.branches import Branches, Half, Row, resolve_lane
+from attnctl.attend import AttentionCall
+from attnctl.branches import Branches, Half, LaneTensors, Row, resolve_lane
 from attnctl.controller import Controller
 from attnctl.errors import PluginError
 from attnctl.sites import Site
@@ -56,24 +57,84 @@ class Bound:
         return resolve_lane(name, self.lane, self.source)
 
 
-@dataclass(frozen=True, eq=False)
-class RowTerm:
-    """One term ``w A[q, k] T v`` of one output row, in batch indices.
+class Piece(NamedTuple):
+    """Tokens of one row that stand next to each other.
 
-    The mask is made when the layer runs, not before: it may depend on maps read earlier in the same denoiser call.
+    Attributes:
+        row: Batch index.
+        start: First token.
+        stop: Behind the last token; None is all of the row's tokens.
+        zero: Whether zeros stand in their place (values that do not count).
     """
 
-    q: int
-    k: tuple[int, ...]
-    v: tuple[int, ...]
+    row: int
+    start: int = 0
+    stop: int | None = None
+    zero: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RowTerm:
+    """One term ``w A[q, k] T v`` of one output row: which tokens meet, in batch indices.
+
+    The mask is made when the layer runs, not before: it may depend on maps read earlier in the same denoiser call.
+
+    Attributes:
+        q: Queries, joined in this order.
+        k: Keys, joined in this order.
+        v: Values, piece by piece those of `k`.
+        weight: Factor w.
+        value_map: T over all of `v`, or over the pieces that are not zero.
+        mask: Gives the mask over `q` and `k`.
+        to: (start, stop) of the query tokens that are written; None is all. A row's terms either all have None, or
+            together cover the row's tokens.
+        mass: A piece of queries, and a piece of keys of the same row: the term is scaled with what the queries give
+            to these keys among all keys of the row.
+    """
+
+    q: tuple[Piece, ...]
+    k: tuple[Piece, ...]
+    v: tuple[Piece, ...]
     weight: float = 1.0
     value_map: Tensor | None = None
     mask: Callable[[], Tensor] | None = None
+    to: tuple[int, int] | None = None
+    mass: tuple[Piece, Piece] | None = None
+
+    @classmethod
+    def own(cls, row: int, to: tuple[int, int] | None = None) -> RowTerm:
+        """Make a row's plain attention, or that of some of its queries."""
+        return cls((Piece(row, *(to or ())),), (Piece(row),), (Piece(row),), to=to)
 
     @property
     def plain(self) -> bool:
         """Whether it is bare attention between one row's queries, one row's keys and one row's values."""
-        return len(self.k) == 1 and self.weight == 1.0 and self.value_map is None and self.mask is None
+        bare = self.weight == 1.0 and self.value_map is None and self.mask is None and self.mass is None
+        whole = all(len(part) == 1 and part[0] == Piece(part[0].row) for part in (self.q, self.k, self.v))
+        return bare and whole
+
+    def rows(self, part: str) -> set[int]:
+        """Return the rows whose ``q``, ``k`` or ``v`` it reads."""
+        mass = {self.mass[0].row} if self.mass is not None and part in "qk" else set()
+        return {piece.row for piece in getattr(self, part)} | mass
+
+
+@dataclass(frozen=True, eq=False)
+class RowJoint:
+    """Parts under one softmax over the keys of them all; their queries differ."""
+
+    parts: tuple[RowTerm, ...]
+    weight: float = 1.0
+    to: tuple[int, int] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Never: it is more than one attention."""
+        return False
+
+    def rows(self, part: str) -> set[int]:
+        """Return the rows whose ``q``, ``k`` or ``v`` it reads."""
+        return set().union(*(term.rows(part) for term in self.parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +156,16 @@ class Operation:
         probs: ``on_probs`` actions, applied last.
         observers: Readers of word maps.
         acting: Bound controllers with the halves that they edit here.
+        tokens: Numbers of query and key tokens that the site must have, where terms count on it; None does not ask.
     """
 
-    terms: list[tuple[RowTerm, ...]]
+    terms: list[tuple[RowTerm | RowJoint, ...]]
     branches: Branches
     edits: list[RowAction] = field(default_factory=list)
     probs: list[RowAction] = field(default_factory=list)
     observers: list[RowAction] = field(default_factory=list)
     acting: list[tuple[Bound, list[AttentionCall]]] = field(default_factory=list)
+    tokens: tuple[int, int] | None = None
 
     @property
     def needs_all(self) -> bool:
@@ -118,110 +181,17 @@ class Operation:
         """Return the rows whose ``q``, ``k`` or ``v`` projection some term reads, ascending."""
         if self.needs_all:
             return tuple(range(len(self.terms)))
-        rows: set[int] = set()
+        rows = {action.row for action in self.observers if _observed(action) == part}
         for terms in self.terms:
             for term in terms:
-                rows.update((term.q,) if part == "q" else getattr(term, part))
+                rows.update(term.rows(part))
         return tuple(sorted(rows))
 
 
-def resolve(
-    site: Site,
-    step: Step,
-    branches: Branches,
-    bounds: Sequence[Bound],
-    grid: tuple[int, int],
-    keys: int,
-    device: torch.device,
-) -> Operation | None:
-    """Turn the controllers that act at a site and step into an `Operation`; None when none does.
-
-    Args:
-        site: The site.
-        step: The step.
-        branches: The rows of the denoiser call.
-        bounds: Controllers bound to this site.
-        grid: Query token grid (h, w).
-        keys: Number of key tokens M.
-        device: Where masks and maps are moved to.
-
-    Raises:
-        PluginError: Two controllers set the same row's map, by an expression or ``on_probs``, at one site and step.
-    """
-    op = Operation([(RowTerm(r, (r,), (r,)),) for r in range(len(branches))], branches)
-    written: dict[int, Bound] = {}
-    for bound in bounds:
-        if not bound.active(step):
-            continue
-        calls: list[AttentionCall] = []
-        for half in bound.controller.passes:
-            if Row(bound.lane, half) not in branches:
-                continue
-            row = branches.index(bound.lane, half)
-            call = AttentionCall(site, step, branches, grid, keys, bound.lane, half)
-            if bound.controller.attend is not None:
-                expression = bound.controller.expression(step)
-                if expression is None:
-                    continue
-                _claim(written, row, bound, call)
-                op.terms[row] = tuple(_row_term(t, bound, call, device) for t in expression.terms)
-            else:
-                if bound.controller.observe is not None:
-                    row = branches.index(bound.lane_of(bound.controller.observe.lane), half)
-                if bound.controller.on_probs is not None:
-                    _claim(written, row, bound, call)
-                target = {"on_qkv": op.edits, "on_probs": op.probs, "observe": op.observers}[bound.controller.action]
-                target.append(RowAction(bound, call, row))
-            calls.append(call)
-        if calls:
-            op.acting.append((bound, calls))
-    return op if op.acting else None
-
-
-def _claim(written: dict[int, Bound], row: int, bound: Bound, call: AttentionCall) -> None:
-    """Note who sets a row's map; one only, because the second would silently undo the first."""
-    if row in written:
-        raise PluginError(
-            f"controllers {written[row].label!r} and {bound.label!r} both set the attention of "
-            f"{call.lane}/{call.half} at {call.site.path} in step {call.step.index}",
-            hint="give them disjoint sites or steps, or add their expressions in one controller",
-        )
-    written[row] = bound
-
-
-def _row_term(term: Attend, bound: Bound, call: AttentionCall, device: torch.device) -> RowTerm:
-    def rows(names: Sequence[str]) -> tuple[int, ...]:
-        return tuple(call.branches.index(bound.lane_of(n), call.half) for n in names)
-
-    keys = call.keys * len(term.key_lanes)
-    n = call.grid[0] * call.grid[1]
-
-    def mask() -> Tensor:
-        made = term.mask(call) if callable(term.mask) else term.mask
-        if made is None or tuple(made.shape) != (n, keys):
-            raise shape_error(bound, call, "mask", () if made is None else tuple(made.shape), f"({n}, {keys})")
-        _check_keys(made, bound, call)
-        return made.to(device)
-
-    value_map = term.value_map(call) if callable(term.value_map) else term.value_map
-    if value_map is not None:
-        if tuple(value_map.shape) not in {(keys,), (keys, keys)}:
-            raise shape_error(bound, call, "value map", tuple(value_map.shape), f"({keys}, {keys}) or ({keys},)")
-        value_map = value_map.to(device)
-    lazy = None if term.mask is None else mask
-    return RowTerm(rows((term.q,))[0], rows(term.key_lanes), rows(term.value_lanes), term.weight, value_map, lazy)
-
-
-def _check_keys(mask: Tensor, bound: Bound, call: AttentionCall) -> None:
-    """Refuse a mask that leaves a query without any key: its softmax would be NaN, which spreads over the picture."""
-    allowed = mask if mask.dtype == torch.bool else mask > float("-inf")
-    lost = int((~allowed.any(dim=-1)).sum())
-    if lost:
-        raise PluginError(
-            f"controller {bound.label!r} gave a mask at {call.site.path} in step {call.step.index} under which "
-            f"{lost} of {mask.shape[0]} queries see no key",
-            hint="let every query see at least one key, for example its own place",
-        )
+def _observed(action: RowAction) -> str:
+    """Return what a reader reads."""
+    observation = action.bound.controller.observe
+    return "" if observation is None else observation.of
 
 
 def shape_error(bound: Bound, call: AttentionCall, what: str, found: tuple[int, ...], expected: str) -> PluginError:
@@ -231,3 +201,53 @@ def shape_error(bound: Bound, call: AttentionCall, what: str, found: tuple[int, 
         f"expected {expected}",
         hint="tokens are counted by call.grid and call.keys",
     )
+
+
+def resolve_features(
+    site: Site, step: Step, branches: Branches, bounds: Sequence[Bound], grid: tuple[int, int]
+) -> list[RowAction]:
+    """List the feature edits of one site in one denoiser call, in the controllers' order."""
+    return [
+        RowAction(b, AttentionCall(site, step, branches, grid, 0, b.lane, half), branches.index(b.lane, half))
+        for b in bounds
+        if b.active(step)
+        for half in b.controller.passes
+        if Row(b.lane, half) in branches
+    ]
+
+
+def apply_features(actions: Sequence[RowAction], feature: Tensor) -> Tensor:
+    """Apply feature edits out of place; every edit sees the unedited features of all rows.
+
+    Args:
+        actions: Edits of this site.
+        feature: (B, C, h, w).
+
+    Raises:
+        PluginError: An edit returns another shape than (C, h, w).
+    """
+    rows = list(feature.unbind())
+    readers = [action for action in actions if action.bound.controller.observe is not None]
+    for action in (action for action in actions if action.bound.controller.observe is None):
+        call, bound = action.call, action.bound
+
+        def get(lane: str, call: AttentionCall = call) -> Tensor:
+            return feature[call.branches.index(lane, call.half)]
+
+        new = bound.controller.on_feature(call, LaneTensors(bound.lane, bound.source, get))  # type: ignore[misc]
+        old = rows[action.row]
+        if new.shape != old.shape:
+            raise PluginError(
+                f"controller {bound.label!r} gave a feature of shape {tuple(new.shape)} at {call.site.path} in step "
+                f"{call.step.index}, expected {tuple(old.shape)}",
+                hint="return a tensor (C, h, w) like feature['self']",
+            )
+        rows[action.row] = new.to(old.dtype)
+        bound.acted.add((call.site.path, call.step.index, call.half))
+        bound.differs = bound.differs or not torch.equal(rows[action.row], old)
+    for action in readers:
+        observation = action.bound.controller.observe
+        assert observation is not None  # chosen by it
+        observation.sink(action.call, rows[action.row])
+        action.bound.acted.add((action.call.site.path, action.call.step.index, action.call.half))
+    return feature if len(readers) == len(actions) else torch.stack(rows)

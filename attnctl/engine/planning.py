@@ -2,96 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from attnctl.branches import Half
 from attnctl.engine.composing import compose
 from attnctl.engine.operation import Bound
+from attnctl.engine.recorder import PlannedReading, plan_readings
 from attnctl.errors import InputError, PluginError, SelectionError, unknown
 from attnctl.masks import check_users, fit_mask
 from attnctl.method import EditMethod, EditPlan, ModelView, Source
 from attnctl.steps import Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from attnctl.inversion import InversionSpec, Trajectory
-    from attnctl.model import Model, TextEncoding
+    from attnctl.branches import Half
+    from attnctl.guidance import Guidance
+    from attnctl.inversion import InversionSpec
+    from attnctl.model import Model
     from attnctl.registry import Registry
     from attnctl.request import EditRequest
 
 
-@dataclass(eq=False)
-class Lane:
-    """One picture that denoises.
+@dataclass(frozen=True, eq=False)
+class PlannedLane:
+    """One picture that will denoise, before anything is encoded.
 
     Attributes:
         name: ``source``, ``source[1]``, ... or an edit's name.
         prompt: Its text.
-        cond: Encoding of the text.
-        uncond: Encoding of the unconditional half's text.
-        guidance: Its guidance scale.
+        negative_prompt: Text of its unconditional half.
+        guidance: How it is guided.
         pin: As in `Source.pin`; edits are never pinned.
         edit: Index of the edit in the request; None for sources.
-        trajectory: What its inversion found; an edit has its source's.
-        latents: Current latents, (1, C, h, w).
+        text: Its conditional text as a weighted sum of prompts; empty means its prompt.
+        trivial: Whether both halves have the same text, so that one row serves both.
     """
 
     name: str
     prompt: str
-    cond: TextEncoding
-    uncond: TextEncoding
-    guidance: float
+    negative_prompt: str
+    guidance: Guidance
     pin: str = "none"
     edit: int | None = None
-    trajectory: Trajectory | None = None
-    latents: Tensor | None = None
+    text: tuple[tuple[str, float], ...] = ()
+    trivial: bool = False
+    start: int = 0
 
     @property
     def halves(self) -> tuple[Half, ...]:
         """The halves that its own guidance needs."""
-        return ("cond",) if self.guidance == 1 else ("uncond", "cond")
-
-    @property
-    def trivial(self) -> bool:
-        """Whether both halves have the same text in every step, so that one row serves both."""
-        if self.edit is not None:
-            return False
-        return self.uncond.same_as(self.cond) and (self.trajectory is None or len(self.trajectory.uncond) == 0)
-
-    @property
-    def start(self) -> int:
-        """The step that it starts at."""
-        return 0 if self.trajectory is None else self.trajectory.start
-
-    def follow(self, trajectory: Trajectory) -> None:
-        """Take start latents and unconditional texts from an inversion."""
-        if len(trajectory.uncond) == 1:  # the same in all steps: an ordinary text
-            self.uncond = _replaced(self.uncond, trajectory, 0)
-            trajectory = replace(trajectory, uncond=())
-        self.trajectory = trajectory
-        self.latents = trajectory.latents[-1 - trajectory.start][None].to(self.cond.embeds)
-
-    def text(self, half: Half, step: Step) -> TextEncoding:
-        """Return the encoding of one half at a step."""
-        if half == "cond":
-            return self.cond
-        if self.trajectory is not None and self.trajectory.uncond:
-            return _replaced(self.uncond, self.trajectory, step.index)
-        return self.uncond
-
-
-def _replaced(text: TextEncoding, trajectory: Trajectory, index: int) -> TextEncoding:
-    """Return a trajectory's own unconditional text in the type and on the device of the one that it replaces."""
-    pooled = text.pooled if trajectory.uncond_pooled is None else trajectory.uncond_pooled
-    return replace(
-        text,
-        prompt="",
-        embeds=trajectory.uncond[index].to(text.embeds),
-        pooled=None if pooled is None else pooled.to(text.embeds),
-    )
+        return self.guidance.halves
 
 
 @dataclass(eq=False)
@@ -108,22 +69,48 @@ class PlannedEdit:
 
 @dataclass(eq=False)
 class RunPlan:
-    """Everything that a run will do.
+    """Everything that a run will do; nothing in it changes when it is run, so that it can be run again.
 
     Attributes:
         lanes: Lanes by name, sources first.
         edits: Edits in the request's order.
         inversions: Distinct inversions that the lanes need, by source lane name.
+        readings: What will be recorded, and the bytes that it takes.
+        again: Makes the same plan anew.
     """
 
-    lanes: dict[str, Lane]
+    lanes: dict[str, PlannedLane]
     edits: list[PlannedEdit]
     inversions: dict[str, InversionSpec]
+    again: Callable[[], RunPlan]
+    readings: tuple[PlannedReading, ...] = ()
 
     @property
     def bounds(self) -> list[Bound]:
         """All bound controllers."""
         return [b for e in self.edits for b in e.bounds]
+
+    def fresh_bounds(self) -> list[Bound]:
+        """Return the bound controllers for one run, which count there where they acted.
+
+        Every method is asked again: its callbacks may remember something from step to step, and a run must not find
+        what another one left.
+        """
+        return self.again().bounds
+
+
+def model_view(model: Model, latent_size: tuple[int, int]) -> ModelView:
+    """Return what methods may know of a model at a latent size (h, w)."""
+    return ModelView(
+        model.sites,
+        latent_size,
+        model.text_length,
+        model.pipe.tokenizer,
+        str(model.device),
+        model.tokens,
+        model.family,
+        model.adapter.inversion,
+    )
 
 
 def plan_run(
@@ -138,12 +125,12 @@ def plan_run(
     Raises:
         AttnctlError: A method refuses the request, or a selector selects nothing.
     """
-    view = ModelView(model.sites, latent_size, model.text_length, model.pipe.tokenizer, str(model.device))
-    run = RunPlan({}, [], {})
+    view = model_view(model, latent_size)
+    run = RunPlan({}, [], {}, partial(plan_run, request, model, registry, latent_size, steps))
     sources: dict[Any, str] = {}
     mask = None if request.mask is None else fit_mask(request.mask, latent_size, model.vae_scale)
     if mask is not None:
-        check_users({edit.method: registry.method(edit.method).uses_mask for edit in request.edits})
+        check_users({edit.method_name: registry.method(edit.method).uses_mask for edit in request.edits})
     for i, edit in enumerate(request.edits):
         method = registry.make_method(edit.method, edit.settings, edit.preset)
         seen = request.plan_request(i, mask)
@@ -164,7 +151,7 @@ def plan_run(
             if plan.inversion is not None:
                 run.inversions[name] = plan.inversion
         planned = PlannedEdit(i, request.lane_name(i), method, plan, sources[key])
-        planned.bounds = [_bind(c, planned, view, steps, request) for c in plan.controllers]
+        planned.bounds = [_bind(c, planned, view, steps, request, model) for c in plan.controllers]
         planned.plan = replace(plan, notes=(*plan.notes, *_notes(planned, len(steps))))
         run.edits.append(planned)
     for planned in run.edits:
@@ -174,15 +161,18 @@ def plan_run(
             raise SelectionError("a lane cannot be called 'self', which stands for the lane itself", hint="rename it")
         edit = request.edits[planned.index]
         negative = request.negative_prompt if planned.plan.negative_prompt is None else planned.plan.negative_prompt
-        run.lanes[planned.name] = Lane(
+        scale = request.guidance if planned.plan.guidance is None else planned.plan.guidance
+        run.lanes[planned.name] = PlannedLane(
             planned.name,
             edit.prompt,
-            _edit_text(edit.prompt, planned.plan, model),
-            model.encode_text(negative, unconditional=True),
-            request.guidance if planned.plan.guidance is None else planned.plan.guidance,
+            negative,
+            model.adapter.guidance(scale),
             edit=planned.index,
+            text=planned.plan.text,
         )
     _check_lanes(run, steps)
+    asked = (request.recordings, run.lanes, model, latent_size, steps, request.max_recorded)
+    run.readings = plan_readings(*asked) if request.recordings else ()
     return run
 
 
@@ -205,7 +195,7 @@ def _check_needs(method: EditMethod, plan: EditPlan, request: EditRequest, regis
 def _check_lanes(run: RunPlan, steps: Sequence[Step]) -> None:
     """Refuse controllers that read lanes which do not exist, before a denoiser call runs into it."""
     for bound in run.bounds:
-        if bound.controller.is_step_action and bound.controller.on_guidance is None:
+        if bound.controller.is_step_action and not bound.controller.predicts:
             continue  # what they read, they ask for by name when they run
         read = {name for s in steps if bound.active(s) for name in bound.controller.reads(s)}
         for name in sorted(read):
@@ -237,6 +227,7 @@ def _settled(plan: EditPlan, request: EditRequest) -> Source:
     return replace(
         source,
         pin=pin,
+        pin_plain=None,
         guidance=request.guidance if source.guidance is None else source.guidance,
         negative_prompt=request.negative_prompt if source.negative_prompt is None else source.negative_prompt,
     )
@@ -254,36 +245,20 @@ def _why_apart(plan: EditPlan, source: Source, inversion: InversionSpec | None) 
     return "its guidance or unconditional text differs"
 
 
-def _edit_text(prompt: str, plan: EditPlan, model: Model) -> TextEncoding:
-    """Encode an edit's text: its prompt, or the weighted sum that its method planned."""
-    if not plan.text:
-        return model.encode_text(prompt)
-    parts = [(model.encode_text(text), weight) for text, weight in plan.text]
-    if parts[0][0].pooled is None:
-        pooled = None
-    else:
-        pooled = sum((w * p.pooled for p, w in parts[1:] if p.pooled is not None), parts[0][1] * parts[0][0].pooled)
-    embeds = sum((w * p.embeds for p, w in parts[1:]), parts[0][1] * parts[0][0].embeds)
-    return replace(parts[0][0], prompt=prompt, embeds=embeds, pooled=pooled)
-
-
-def _source_lane(name: str, plan: EditPlan, model: Model) -> Lane:
+def _source_lane(name: str, plan: EditPlan, model: Model) -> PlannedLane:
     """Make the lane of a settled source."""
     source = plan.source
     assert source.guidance is not None
     assert source.negative_prompt is not None
     assert source.pin is not None
-    return Lane(
-        name,
-        source.prompt,
-        model.encode_text(source.prompt),
-        model.encode_text(source.negative_prompt, unconditional=True),
-        source.guidance,
-        source.pin,
-    )
+    guidance = model.adapter.guidance(source.guidance)
+    alike = model.same_text(source.prompt, source.negative_prompt)
+    return PlannedLane(name, source.prompt, source.negative_prompt, guidance, source.pin, trivial=alike)
 
 
-def _bind(controller: Any, planned: PlannedEdit, view: ModelView, steps: Sequence[Step], request: EditRequest) -> Bound:
+def _bind(
+    controller: Any, planned: PlannedEdit, view: ModelView, steps: Sequence[Step], request: EditRequest, model: Model
+) -> Bound:
     sites = () if controller.where is None else controller.where.select(view.sites, view.latent_size)
     window = [s for s in steps if s in controller.when]
     if controller.when.steps and not window:
@@ -293,7 +268,8 @@ def _bind(controller: Any, planned: PlannedEdit, view: ModelView, steps: Sequenc
             hint="count steps from 0, or give fractions of the schedule",
         )
     acting = [s for s in window if controller.attend is None or controller.expression(s) is not None]
-    guidance = request.guidance if planned.plan.guidance is None else planned.plan.guidance
-    halves = 1 if controller.is_step_action else sum(h == "cond" or guidance != 1 for h in controller.passes)
+    scale = request.guidance if planned.plan.guidance is None else planned.plan.guidance
+    guided = model.adapter.guidance(scale)
+    halves = 1 if controller.is_step_action else sum(h in guided.halves for h in controller.passes)
     expected = len(acting) * halves * (1 if controller.is_step_action else len(sites))
     return Bound(controller, planned.name, planned.source, sites, tuple(s.index for s in acting), expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from attnctl.engine.features import apply_features
 from attnctl.engine.fused import Projections, execute
-from attnctl.engine.operation import Operation, RowAction
+from attnctl.engine.operation import Operation, RowAction, apply_features
 from attnctl.errors import ModelError
 from attnctl.sites import Site
 
@@ -23,82 +24,148 @@ UNHOOKABLE = (
     "AttnAddedKVProcessor",
     "IPAdapterAttnProcessor",
 )
+# In the names of processors that attend to the prompt's tokens first and then to those of image prompts.
+IMAGE_PROMPTS = "IPAdapter"
+NATIVE_ARGUMENTS = {"encoder_hidden_states", "attention_mask", "temb"}
+
+
+def reject_unhookable(attn: Any, site: Site) -> None:
+    """Refuse an attention layer whose processor cannot be controlled, or would be wrong by itself.
+
+    Raises:
+        ModelError: The processor never calls fused attention, or leaves out the model's norms of queries and keys.
+    """
+    name = type(attn.processor).__name__
+    if name in UNHOOKABLE:
+        raise ModelError(
+            f"{site.path} uses {name}, whose attention cannot be controlled",
+            hint="switch attention slicing and xformers off (pipe.unet.set_attn_processor(AttnProcessor2_0()))",
+        )
+    if name == "FusedJointAttnProcessor2_0" and getattr(attn, "norm_q", None) is not None:
+        raise ModelError(
+            f"{site.path} uses {name}, which leaves out this model's norms of queries and keys",
+            hint="undo it with pipe.transformer.unfuse_qkv_projections()",
+        )
 
 
 class ControlledProcessor:
     """Runs a layer's own processor, except in steps for which the loop has set `op`.
 
     The loop sets `op` once per denoiser call; nothing here counts calls or knows what step it is. diffusers' stock
-    processor is re-implemented so that projections nobody reads are never computed; any other processor (IP-Adapter,
-    fused projections, a stranger's) runs itself and only its attention call is replaced.
+    processor of UNets is re-implemented so that projections nobody reads are never computed; any other processor
+    (of transformers, IP-Adapter, fused projections, a stranger's) runs itself and only its attention call is replaced.
+
+    diffusers reads the signature of a processor's ``__call__`` and drops every argument that it does not name, with
+    no more than a line in the log. So an instance belongs to a subclass that shows the signature of the processor that
+    it stands for, and it passes on exactly what came.
 
     Attributes:
         original: The processor found on the layer, put back after the run.
         op: What to do in the next call; None delegates to `original`.
     """
 
+    def __new__(cls, original: Any, site: Site) -> ControlledProcessor:  # noqa: D102
+        kind: Any = type(original)
+        return object.__new__(_standing_for(kind))
+
     def __init__(self, original: Any, site: Site) -> None:
         self.original = original
         self.site = site
         self.op: Operation | None = None
         self._native = type(original).__name__ == "AttnProcessor2_0"
-        if type(original).__name__ in UNHOOKABLE:
-            raise ModelError(
-                f"{site.path} uses {type(original).__name__}, whose attention cannot be controlled",
-                hint="switch attention slicing and xformers off (pipe.unet.set_attn_processor(AttnProcessor2_0()))",
-            )
 
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
+    def __call__(self, attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Attend for one layer; hidden_states (B, N, C) or (B, C, h, w), text (B, M, C')."""
         if self.op is None:
-            out: Tensor = self.original(
-                attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
-            )
-            return out
-        if self._native and not args and not kwargs:
-            return _native(attn, self.op, hidden_states, encoder_hidden_states, attention_mask, temb)
-        return self._intercepted(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
-
-    def _intercepted(self, attn: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        assert self.op is not None
-        catcher = _FirstAttention(self.op)
+            return self.original(attn, *args, **kwargs)
+        if self._native and len(args) <= 1 + len(NATIVE_ARGUMENTS) and set(kwargs) <= NATIVE_ARGUMENTS:
+            return _native(attn, self.op, *args, **kwargs)
+        catcher = _FirstAttention(self.op, self.site)
         with catcher:
-            out: Tensor = self.original(attn, *args, **kwargs)
-        if not catcher.seen:
-            raise ModelError(
-                f"{type(self.original).__name__} at {self.site.path} never called scaled dot-product attention, "
-                "so the edit could not act",
-                hint="use the stock attention processor (set_attn_processor) or another model",
-            )
+            out = self.original(attn, *args, **kwargs)
+        self._check(catcher.seen)
         return out
+
+    def _check(self, calls: int) -> None:
+        """Hold that a layer attends once, so that the call that was replaced is all there is."""
+        name = type(self.original).__name__
+        if calls == 0:
+            raise ModelError(
+                f"{name} at {self.site.path} never called scaled dot-product attention, so the edit could not act",
+                hint="use the stock attention processor (set_attn_processor) or another model; if another attention "
+                "backend was set, run within diffusers' attention_backend('native')",
+            )
+        if calls > 1 and IMAGE_PROMPTS not in name:
+            raise ModelError(
+                f"{name} at {self.site.path} called scaled dot-product attention {calls} times, of which the edit "
+                "would act on the first alone",
+                hint="use the stock attention processor (set_attn_processor)",
+            )
+
+    @property
+    def _attention_backend(self) -> Any:
+        """The original's; diffusers sets it in place, and means the processor that will be there after the run."""
+        return self.original._attention_backend
+
+    @_attention_backend.setter
+    def _attention_backend(self, backend: Any) -> None:
+        self.original._attention_backend = backend
+
+    @property
+    def _parallel_config(self) -> Any:
+        return self.original._parallel_config
+
+    @_parallel_config.setter
+    def _parallel_config(self, config: Any) -> None:
+        self.original._parallel_config = config
+
+
+@cache
+def _standing_for(original: type) -> type[ControlledProcessor]:
+    """Make the subclass that shows the call signature of a class of processors."""
+
+    def call(self: ControlledProcessor, attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return ControlledProcessor.__call__(self, attn, *args, **kwargs)
+
+    call.__signature__ = inspect.signature(original.__call__)  # type: ignore[attr-defined]
+    return type(
+        f"Controlled{original.__name__}", (ControlledProcessor,), {"__call__": call, "__doc__": original.__doc__}
+    )
 
 
 class _FirstAttention(TorchFunctionMode):
     """Replaces the first fused attention call inside a foreign processor: the text's, for IP-Adapter."""
 
-    def __init__(self, op: Operation) -> None:
+    def __init__(self, op: Operation, site: Site) -> None:
         super().__init__()
         self.op = op
-        self.seen = False
+        self.site = site
+        self.seen = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or self.seen:
+        if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        self.seen = True
-        names = ("query", "key", "value", "attn_mask")
+        self.seen += 1
+        if self.seen > 1:
+            return func(*args, **kwargs)
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        width = given["query"].shape[-1]
+        if given.get("is_causal") or given.get("enable_gqa") or given.get("scale") not in (None, width**-0.5):
+            raise ModelError(
+                f"{self.site.path} attends with a causal mask, shared key heads or a scale of its own",
+                hint="edits know plain attention only; use another model",
+            )
+        found = (given["query"].shape[2], given["key"].shape[2])
+        if self.op.tokens is not None and self.op.tokens != found:
+            raise ModelError(
+                f"{self.site.path} attends with {found[0]} queries to {found[1]} keys, expected {self.op.tokens[0]} "
+                f"and {self.op.tokens[1]} ({' and '.join(self.site.queries)} tokens)",
+                hint="the model has tokens that attnctl does not know of; use another checkpoint",
+            )
         rows = tuple(range(given["query"].shape[0]))
         mask = _per_row(given.get("attn_mask"), len(rows))
         return execute(self.op, Projections(given["query"], given["key"], given["value"], rows, rows, rows, mask))
@@ -112,12 +179,12 @@ def _native(
     attn: Any,
     op: Operation,
     hidden_states: Tensor,
-    text: Tensor | None,
-    attention_mask: Tensor | None,
-    temb: Tensor | None,
+    encoder_hidden_states: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    temb: Tensor | None = None,
 ) -> Tensor:
     """Diffusers' AttnProcessor2_0 with its attention replaced by `op` and unread projections left out."""
-    residual = hidden_states
+    residual, text = hidden_states, encoder_hidden_states
     if attn.spatial_norm is not None:
         hidden_states = attn.spatial_norm(hidden_states, temb)
     shape = hidden_states.shape

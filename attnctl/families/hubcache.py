@@ -6,6 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from attnctl.errors import InputError
+from attnctl.files import read_text
+
 
 def hub_cache() -> Path:
     """Return the folder that hub models are downloaded to, by the variables that the hub's client obeys."""
@@ -32,8 +35,8 @@ def hub_snapshot(name: str, revision: str | None = None) -> Path | None:
     commit = revision
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         try:
-            commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
+            commit = read_text(folder / "refs" / revision, limit=4096).strip()
+        except InputError:
             return None
     snapshot = folder / "snapshots" / commit
     return snapshot if re.fullmatch(r"[0-9a-f]{40}", commit) and snapshot.is_dir() else None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attnctl.cache import TrajectoryCache
+    from attnctl.masks import LoadedMask
     from attnctl.model import Model
     from attnctl.pictures import Fit, LoadedPicture
     from attnctl.registry import Registry
@@ -78,6 +79,7 @@ def read_inputs(
         return Inputs()
     import torch
 
+    from attnctl.masks import load_mask
     from attnctl.pictures import load_picture
 
     wanted = size or model.default_size
@@ -88,9 +90,9 @@ def read_inputs(
         pixels = torch.from_numpy(loaded.pixels)
         found = replace(found, picture=_record(picture, fit, loaded), pixels=pixels, loaded=loaded)
     if mask is not None:
-        loaded = load_picture(mask, wanted, fit=cast("Fit", mask_fit or fit))
-        values = torch.from_numpy(loaded.pixels.mean(0) / 2 + 0.5).clamp(0, 1)
-        found = replace(found, mask=_record(mask, mask_fit or fit, loaded), mask_values=values)
+        read = load_mask(mask, wanted, fit=cast("Fit", mask_fit or fit), picture=picture)
+        values = torch.from_numpy(read.values)
+        found = replace(found, mask=_record(mask, mask_fit or fit, read), mask_values=values)
     return found
 
 
@@ -180,8 +182,8 @@ def build_request(manifest: Manifest, inputs: Inputs) -> EditRequest:
         Edit(e.prompt, e.method, e.settings, e.preset, e.name, cast("dict[str, dict[str, Any]]", e.modifiers))
         for e in asked.edits
     )
-    same = asked.model_dump(exclude={"edits", "real", "tensors", "plugins", "size"})
-    return EditRequest(edits, size=asked.size or manifest.settings.size, **same, **shared)
+    same = asked.model_dump(exclude={"edits", "real", "tensors", "plugins"})
+    return EditRequest(edits, **same, **shared)
 
 
 def _of_schema_1(manifest: Manifest, shared: dict[str, Any]) -> EditRequest:
@@ -210,7 +212,7 @@ def _of_schema_1(manifest: Manifest, shared: dict[str, Any]) -> EditRequest:
     )
 
 
-def _record(path: str, fit: str, loaded: LoadedPicture) -> InputPicture:
+def _record(path: str, fit: str, loaded: LoadedPicture | LoadedMask) -> InputPicture:
     return InputPicture(
         path=path, sha256=loaded.sha256, original_size=loaded.original_size, fit=fit, notes=loaded.notes
     )

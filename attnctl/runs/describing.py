@@ -13,7 +13,7 @@ import torch
 
 from attnctl.families.hubcache import hub_snapshot
 from attnctl.model import Model
-from attnctl.request import EditRequest
+from attnctl.request import Edit, EditRequest
 from attnctl.result import EditResult, LaneResult
 from attnctl.runs.manifest import (
     CoverageRecord,
@@ -114,17 +114,7 @@ def describe_request(
     if not mask_from_file:
         given["mask"] = request.mask
     return RequestRecord(
-        edits=tuple(
-            EditRecord(
-                name=request.lane_name(i),
-                prompt=edit.prompt,
-                method=edit.method,
-                settings=dict(edit.settings),
-                preset=edit.preset,
-                modifiers=dict(edit.modifiers),
-            )
-            for i, edit in enumerate(request.edits)
-        ),
+        edits=tuple(describe_edit(edit, request.lane_name(i)) for i, edit in enumerate(request.edits)),
         source_prompt=request.source_prompt,
         real=request.real,
         negative_prompt=request.negative_prompt,
@@ -141,6 +131,26 @@ def describe_request(
         allow_no_op=request.allow_no_op,
         tensors={name: _tensor_digest(tensor) for name, tensor in given.items() if tensor is not None},
         plugins=tuple(plugins),
+    )
+
+
+def describe_edit(edit: Edit, name: str) -> EditRecord:
+    """Return the record of one edit; of a method or modifier that was built already, its whole settings."""
+    method = edit.method
+    if isinstance(method, str):
+        kind, settings, preset = method, dict(edit.settings), edit.preset
+    else:
+        kind, settings, preset = method.name, method.config.model_dump(mode="json"), method.preset
+    return EditRecord(
+        name=name,
+        prompt=edit.prompt,
+        method=kind,
+        settings=settings,
+        preset=preset,
+        modifiers={
+            key: dict(value) if isinstance(value, Mapping) else value.config.model_dump(mode="json")
+            for key, value in edit.modifiers.items()
+        },
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdap
 
 from attnctl import __version__
 from attnctl.errors import InputError
-from attnctl.files import reason, sha256_of_file, shown, write_atomic
+from attnctl.files import parse_json, read_text, reason, sha256_of_file, shown, write_atomic
 
 SCHEMA_VERSION = 2
 """Counts up when a field changes its meaning or goes; `Manifest.read` refuses newer ones."""
@@ -271,12 +271,13 @@ class Manifest(_Record):
         """
         hint = "name a manifest.json that `attnctl run` has written"
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            plain = json.loads(text)
-        except OSError as error:
-            raise InputError(f"cannot read the run record {shown(path)}: {reason(error)}", hint=hint) from error
-        except ValueError as error:
-            raise InputError(f"{shown(path)} is not JSON: {reason(error)}", hint=hint) from error
+            text = read_text(path)
+        except InputError as error:
+            raise InputError(f"cannot read the run record: {error.message}", hint=hint) from error
+        try:
+            plain = parse_json(text, shown(path))
+        except InputError as error:
+            raise InputError(f"the run record is not JSON: {error.message}", hint=hint) from error
         version = plain.get("schema_version") if isinstance(plain, dict) else None
         if not isinstance(version, int) or isinstance(version, bool):
             raise InputError(f"{shown(path)} is not a run record: it has no schema_version", hint=hint)

@@ -149,9 +149,9 @@ class MethodConformance:
     def test_restores(self) -> None:
         """The very processor objects and hooks from before are back, also after an exception in the middle."""
         session = self.session()
-        before = fingerprint(session.model.unet)
+        before = fingerprint(session.model.denoiser)
         session.run(self.request())
-        assert fingerprint(session.model.unet) == before, "after a run"
+        assert fingerprint(session.model.denoiser) == before, "after a run"
 
         def stop(event: Event) -> None:
             if isinstance(event, Progress) and event.stage == "edit" and event.done == 2:
@@ -160,7 +160,7 @@ class MethodConformance:
         try:
             session.run(self.request(), stop)
         except InterruptedError:
-            assert fingerprint(session.model.unet) == before, "after an exception"
+            assert fingerprint(session.model.denoiser) == before, "after an exception"
         else:
             raise AssertionError("the run was not interrupted")
 

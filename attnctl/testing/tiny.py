@@ -86,7 +86,7 @@ def tiny_sd(
         )
         pipe = diffusers.StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(),
+            text_encoder=text_encoder(),
             tokenizer=tiny_tokenizer(),
             unet=_condition(unet),
             scheduler=_scheduler(prediction_type),
@@ -94,7 +94,7 @@ def tiny_sd(
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    return _finish(pipe, folder)
+    return finish(pipe, folder)
 
 
 def tiny_sdxl(
@@ -133,15 +133,15 @@ def tiny_sdxl(
         )
         pipe = diffusers.StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(),
-            text_encoder_2=_text_encoder(projected=True),
+            text_encoder=text_encoder(),
+            text_encoder_2=text_encoder(projected=True),
             tokenizer=tiny_tokenizer(),
             tokenizer_2=tiny_tokenizer(),
             unet=_condition(unet),
             scheduler=_scheduler(prediction_type),
             add_watermarker=False,
         )
-    return _finish(pipe, folder)
+    return finish(pipe, folder)
 
 
 def tiny_model(
@@ -181,7 +181,8 @@ def _vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     return {token: i for i, token in enumerate(dict.fromkeys(tokens))}, tuple(merges)
 
 
-def _text_encoder(*, projected: bool = False) -> Any:
+def text_encoder(*, projected: bool = False) -> Any:
+    """Build a CLIP text encoder for `tiny_tokenizer`, with or without a projected pooled vector."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     vocab, _ = _vocabulary()
@@ -243,8 +244,9 @@ def _scheduler(prediction_type: str) -> Any:
     )
 
 
-def _finish(pipe: Any, folder: Path | str | None) -> Any:
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+def finish(pipe: Any, folder: Path | str | None) -> Any:
+    """Freeze a pipeline's weights, quiet it, and save it if a folder is given."""
+    for part in ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
         module = getattr(pipe, part, None)
         if module is not None:
             module.requires_grad_(False).eval()

@@ -15,7 +15,7 @@ import numpy as np
 from attnctl.errors import unknown
 from attnctl.metric import Better
 from attnctl_evaluation.bootstrap import Draws, Interval, WinRate, mean_interval, rank_correlation, win_rate
-from attnctl_evaluation.records import Record, Results
+from attnctl_evaluation.rows import Results, Row
 
 __all__ = [
     "MARK_RULE",
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Mark = Literal["", "best", "second"]
-Row = tuple[str, int]
+CaseSeed = tuple[str, int]
 """Case and seed: what rows of different methods have in common."""
 
 MIN_CASES = 8
@@ -139,7 +139,7 @@ class Cost:
 class _Column:
     """Numbers of one method in one column, by row."""
 
-    values: dict[Row, float] = field(default_factory=dict)
+    values: dict[CaseSeed, float] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     conventions: Counter[str] = field(default_factory=Counter)
 
@@ -227,7 +227,7 @@ def costs(results: Results, *, draws: Draws | None = None) -> dict[str, Cost]:
     return found
 
 
-def _count(column: _Column, record: Record, name: str, card: str | None) -> None:
+def _count(column: _Column, record: Row, name: str, card: str | None) -> None:
     score = record.scores.get(name)
     if score is None:
         column.missing["not measured"] += 1
@@ -257,17 +257,19 @@ def _cells_of(
     return found
 
 
-def _cases(rows: Iterable[Row]) -> list[str]:
+def _cases(rows: Iterable[CaseSeed]) -> list[str]:
     return [case for case, _ in rows]
 
 
-def _against(own: Mapping[Row, float], other: Mapping[Row, float], better: Better, draws: Draws) -> WinRate | None:
+def _against(
+    own: Mapping[CaseSeed, float], other: Mapping[CaseSeed, float], better: Better, draws: Draws
+) -> WinRate | None:
     shared = [row for row in own if row in other]
     return win_rate([own[r] for r in shared], [other[r] for r in shared], better, groups=_cases(shared), draws=draws)
 
 
 def _marks(
-    rows: Mapping[str, Mapping[Row, float]], attempted: Mapping[str, int], better: Better, draws: Draws
+    rows: Mapping[str, Mapping[CaseSeed, float]], attempted: Mapping[str, int], better: Better, draws: Draws
 ) -> dict[str, Mark]:
     """Mark the leaders of one column, by `MARK_RULE`."""
     marks: dict[str, Mark] = dict.fromkeys(rows, "")
@@ -300,7 +302,7 @@ def _marks(
     return marks
 
 
-def _counts(records: Iterable[Record], label: str, expected: int) -> Counts:
+def _counts(records: Iterable[Row], label: str, expected: int) -> Counts:
     found = Counter(record.status for record in records if record.method == label)
     pending = max(0, expected - found.total())
     return Counts(found["ok"], found["failed"], found["missing"], pending)

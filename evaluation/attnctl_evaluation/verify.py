@@ -1,9 +1,8 @@
-"""Does a run reproduce? What was recorded, done again and held against the record."""
+"""Does a run reproduce? What its record says was asked for, done again; the whole record held against the new one."""
 
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attnctl.errors import InputError
 from attnctl.files import reason, sha256_of_file, shown
+from attnctl_evaluation.record_differences import record_differences
 
 if TYPE_CHECKING:
+    from attnctl.registry import Registry
+    from attnctl.runs.carrying import Inputs
     from attnctl.runs.manifest import FileRecord, Manifest
 
 TOLERANCE = 40.0
@@ -49,6 +51,7 @@ class Verdict:
         run: The run's folder.
         tolerance: PSNR in dB from which pictures count as close.
         pictures: One comparison per picture that was made again.
+        record: Where the record differs from that of the run that was made again, as sentences.
         scores: Scores that differ, as sentences; for comparisons.
         damaged: Files that are not what the record says, as sentences; they were changed after the run.
         environment: What differs between then and now, as sentences.
@@ -58,6 +61,7 @@ class Verdict:
     run: str
     tolerance: float
     pictures: list[Comparison]
+    record: list[str] = field(default_factory=list)
     scores: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     environment: list[str] = field(default_factory=list)
@@ -65,8 +69,9 @@ class Verdict:
 
     @property
     def outcome(self) -> Literal["identical", "close", "different"]:
-        """The worst of all pictures; differing scores or damaged files count as different."""
-        if self.scores or self.damaged or any(p.outcome in ("different", "missing") for p in self.pictures):
+        """The worst of all pictures; differing records or scores, damaged files, and nothing at all are different."""
+        faults = bool(self.record or self.scores or self.damaged or not self.pictures)
+        if faults or any(p.outcome in ("different", "missing") for p in self.pictures):
             return "different"
         return "close" if any(p.outcome == "close" for p in self.pictures) else "identical"
 
@@ -85,15 +90,16 @@ def compare_pictures(name: str, recorded: Path, again: Path, tolerance: float) -
         tolerance: PSNR in dB from which they count as close.
     """
     import numpy as np
-    from PIL import Image
+
+    from attnctl.runs.decode import decode_stored, regular_file
 
     both = []
     for path, which in ((recorded, "the run's picture"), (again, "the picture made again")):
         try:
-            with Image.open(path) as image:
-                both.append(np.asarray(image.convert("RGB"), dtype=np.int16))
-        except OSError as error:
-            return Comparison(name, "missing", note=f"{which} cannot be read: {reason(error)}")
+            image, _ = decode_stored(regular_file(path))  # bounded, and of the formats that pictures have here
+            both.append(np.asarray(image.convert("RGB"), dtype=np.int16))
+        except InputError as error:
+            return Comparison(name, "missing", note=f"{which} cannot be read: {error.message}")
     a, b = both
     if a.shape != b.shape:
         return Comparison(name, "different", note=f"{a.shape[1]}x{a.shape[0]} pixels became {b.shape[1]}x{b.shape[0]}")
@@ -103,25 +109,6 @@ def compare_pictures(name: str, recorded: Path, again: Path, tolerance: float) -
         return Comparison(name, "identical", largest=0)
     psnr = 10 * math.log10(255**2 / float((difference.astype(np.float64) ** 2).mean()))
     return Comparison(name, "close" if psnr >= tolerance else "different", round(psnr, 2), largest)
-
-
-def damaged_files(folder: Path, records: Mapping[str, FileRecord]) -> list[str]:
-    """Say which files of a run are not what its record says.
-
-    Args:
-        folder: The run's folder.
-        records: File records by what they are.
-    """
-    found = []
-    for record in records.values():
-        path = folder / record.file
-        if Path(record.file).name != record.file:  # a record from elsewhere must not make us read other places
-            found.append(f"{shown(record.file)} is no file of the run's folder")
-        elif not path.is_file():
-            found.append(f"{record.file} is not there any more")
-        elif sha256_of_file(path) != record.sha256:
-            found.append(f"{record.file} was changed after the run")
-    return found
 
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -165,74 +152,131 @@ class Replacements:
     plugins: tuple[str, ...] = ()
 
 
-def recorded_arguments(manifest: Manifest, replaced: Replacements, out: Path) -> Namespace:
-    """Return the arguments of the run that a manifest records, to be carried out again.
+def check_plugins(manifest: Manifest, replaced: Replacements) -> None:
+    """Refuse to execute plugin files that only the record names.
 
     Raises:
-        InputError: The record holds no command of ``attnctl run``, one that cannot be read, or plugin files that were
-            not named again.
+        InputError: The run loaded one that was not named again.
     """
-    from attnctl.cli.parser import build_parser
+    recorded = [] if manifest.request is None else [plugin.name for plugin in manifest.request.plugins]
+    words = list(manifest.volatile.command)
+    recorded += [Path(words[i + 1]).name for i, word in enumerate(words[:-1]) if word == "--plugin"]
+    given = {Path(path).name for path in replaced.plugins}
+    for name in recorded:
+        if Path(name).name not in given:
+            raise InputError(
+                f"the run used the plugin file {shown(name)}, which verifying would execute",
+                hint=f"look at it, then add --plugin {Path(name).name}",
+            )
 
-    _program, *words = manifest.volatile.command or ("",)
-    if not words or words[0] != "run":
+
+def local_model(manifest: Manifest, replaced: Replacements) -> str:
+    """Return the model to run: the user's, or the record's where it lies on this machine already.
+
+    Raises:
+        InputError: The record names a model that would have to be fetched.
+    """
+    from attnctl.families.hubcache import hub_snapshot
+    from attnctl.loading import locate
+
+    if replaced.model is not None:
+        return replaced.model
+    name = manifest.model.id
+    location, _ = locate(name)
+    if location is None and hub_snapshot(name, manifest.model.revision) is None:
         raise InputError(
-            "the record holds no `attnctl run` command, so it cannot be run again",
-            hint="verify folders that `attnctl run` or `attnctl compare` wrote",
+            f"the record names the model {shown(name)}, which is not on this machine",
+            hint="say with --model which model to use; nothing is fetched because a record names it",
         )
-    found: Namespace = build_parser().parse_args(words)
-    needed = [p for p in found.plugins if Path(p).name not in {Path(given).name for given in replaced.plugins}]
-    if needed:
-        raise InputError(
-            f"the run used the plugin file {shown(needed[0])}, which verifying would execute",
-            hint=f"look at it, then add --plugin {Path(needed[0]).name}",
-        )
-    found.plugins = list(replaced.plugins)
-    for name in ("model", "image", "mask", "device"):
-        given = getattr(replaced, name)
-        if given is not None:
-            found.__dict__[name] = given
-    # What may differ from call to call without changing a picture.
-    found.out, found.force, found.json, found.words = str(out), False, False, ["run"]
-    found.no_cache = True
-    return found
+    return name
 
 
-def check_inputs(manifest: Manifest, arguments: Namespace) -> list[str]:
-    """Say which input pictures are not those of the record.
+def find_inputs(manifest: Manifest, replaced: Replacements) -> tuple[dict[str, str | None], list[str]]:
+    """Find the files that the run read; one that only the record names must be that very file.
+
+    Returns:
+        Paths by ``image`` and ``mask``, and sentences about files that are others than the run's.
 
     Raises:
         InputError: One cannot be found.
     """
-    found = []
+    from attnctl.runs.decode import regular_file
+
+    paths: dict[str, str | None] = {"image": None, "mask": None}
+    notes = []
     for record, name in ((manifest.input_picture, "image"), (manifest.mask, "mask")):
         if record is None:
             continue
-        path = Path(getattr(arguments, name) or "")
+        given = getattr(replaced, name)
+        path = Path(given or record.path)
+        hint = f"say with --{name} where it lies on this machine"
         try:
-            digest = sha256_of_file(path)
+            digest = sha256_of_file(regular_file(path))
+        except InputError as error:
+            raise InputError(f"the run's {name} {shown(path)} cannot be read: {error.message}", hint=hint) from error
         except OSError as error:
-            raise InputError(
-                f"the run's {name} {shown(path)} cannot be read: {reason(error)}",
-                hint=f"say with --{name} where it lies on this machine",
-            ) from error
+            raise InputError(f"the run's {name} {shown(path)} cannot be read: {reason(error)}", hint=hint) from error
+        if digest != record.sha256 and given is None:
+            raise InputError(f"the run's {name} {shown(path)} is another file by now", hint=hint)
         if digest != record.sha256:
-            found.append(f"{name}: {path.name} is another file than the run's")
-    return found
+            notes.append(f"{name}: {path.name} is another file than the run's")
+        paths[name] = str(path)
+    return paths, notes
 
 
-def environment_of(manifest: Manifest) -> dict[str, Any]:
-    """Return what of a manifest can explain a difference, without the machine's paths."""
-    model = manifest.model.model_dump(mode="json")
-    return {
-        "environment": manifest.environment.model_dump(mode="json"),
-        "device": manifest.device.model_dump(mode="json"),
-        "model": {k: model[k] for k in ("family", "prediction", "sha256")},
-    }
+def run_again(manifest: Manifest, replaced: Replacements, registry: Registry, out: Path) -> tuple[Manifest, list[str]]:
+    """Do again what a record says was asked for, in a folder of its own.
+
+    Args:
+        manifest: The record.
+        replaced: What lies elsewhere on this machine.
+        registry: Plugins, with the files that the user named.
+        out: An empty or missing folder for the pictures.
+
+    Returns:
+        The new record, and sentences about inputs that are others than the run's.
+
+    Raises:
+        AttnctlError: The run cannot be carried out here.
+    """
+    from attnctl.loading import load_model
+    from attnctl.runs.carrying import build_request, carry_out, read_inputs
+    from attnctl.runs.output import RunOutput
+
+    paths, notes = find_inputs(manifest, replaced)
+    model = load_model(
+        local_model(manifest, replaced),
+        revision=manifest.model.revision if replaced.model is None else None,
+        dtype=manifest.device.dtype,
+        device=replaced.device or _device_here(manifest.device.kind),
+    )
+    picture, mask = manifest.input_picture, manifest.mask
+    inputs: Inputs = read_inputs(
+        model,
+        manifest.settings.size,
+        picture=paths["image"],
+        mask=paths["mask"],
+        fit="crop" if picture is None else picture.fit,
+        mask_fit=None if mask is None else mask.fit,
+    )
+    request = build_request(manifest, inputs)
+    output = RunOutput(str(out), label="again", seed=request.seed, force=True)
+    return carry_out(request, model, registry, output, inputs).manifest, notes
+
+
+def _device_here(kind: str) -> str | None:
+    """Return the recorded device if this machine has it; None picks the best there is."""
+    from attnctl.loading import pick_device
+
+    try:
+        pick_device(kind)
+    except InputError:
+        return None
+    return kind
 
 
 def verify_run(folder: Path, replaced: Replacements, tolerance: float, out: Path) -> Verdict:
-    """Run again what `attnctl run` recorded, and compare.
+    """Run again what a record holds, and compare every picture and the whole record.
 
     Args:
         folder: The run's folder, with its ``manifest.json``.
@@ -241,26 +285,43 @@ def verify_run(folder: Path, replaced: Replacements, tolerance: float, out: Path
         out: An empty or missing folder for the pictures made again.
 
     Raises:
-        AttnctlError: The record is damaged, or the run cannot be carried out here.
+        AttnctlError: The record is damaged or empty, or the run cannot be carried out here.
     """
-    from attnctl.cli.run import carry_out
+    from attnctl.registry import Registry
     from attnctl.runs.manifest import Manifest
+    from attnctl_evaluation.integrity import damaged_files, damaged_record
 
     manifest = Manifest.read(folder / "manifest.json")
-    arguments = recorded_arguments(manifest, replaced, out)
-    inputs = check_inputs(manifest, arguments)
-    damaged = damaged_files(folder, _pictures_of(manifest))
-    again = carry_out(arguments).output.manifest
-    assert again is not None  # written by every run that ends
+    if not any(lane.role == "edit" for lane in manifest.lanes) or not _pictures_of(manifest):
+        raise InputError(
+            f"{shown(folder)} holds a record without an edit or without pictures, so there is nothing to verify",
+            hint="it was changed after the run, or its run never ended",
+        )
+    check_plugins(manifest, replaced)
+    registry = Registry.load(list(replaced.plugins))
+    damaged = [*damaged_record(folder), *damaged_files(folder, {**_pictures_of(manifest), **manifest.files})]
+    again, notes = run_again(manifest, replaced, registry, out)
     made = _pictures_of(again)
     pictures = []
     for name, record in _pictures_of(manifest).items():
-        if name in made:
-            pictures.append(compare_pictures(name, folder / record.file, out / made[name].file, tolerance))
-        else:
+        if name not in made:
             pictures.append(Comparison(name, "missing", note="the run now makes no such picture"))
+        elif Path(record.file).name != record.file:
+            pictures.append(Comparison(name, "missing", note="the record names a picture outside of the run's folder"))
+        else:
+            pictures.append(compare_pictures(name, folder / record.file, out / made[name].file, tolerance))
+    exact = all(picture.outcome == "identical" for picture in pictures)
+    record_lines = record_differences(manifest, again, exact=exact, other_model=replaced.model is not None)
     differences = environment_differences(environment_of(manifest), environment_of(again))
-    return Verdict(str(folder), tolerance, pictures, [], damaged, [*inputs, *_short(differences)])
+    return Verdict(str(folder), tolerance, pictures, record_lines, [], damaged, [*notes, *_short(differences)])
+
+
+def environment_of(manifest: Manifest) -> dict[str, Any]:
+    """Return what of a manifest may differ by machine and can explain a difference."""
+    return {
+        "environment": manifest.environment.model_dump(mode="json"),
+        "device": manifest.device.model_dump(mode="json"),
+    }
 
 
 def _pictures_of(manifest: Manifest) -> dict[str, FileRecord]:

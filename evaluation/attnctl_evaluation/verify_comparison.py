@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from attnctl.errors import InputError
 from attnctl.files import shown
-from attnctl_evaluation.records import Record, Results
+from attnctl_evaluation.integrity import check_integrity
+from attnctl_evaluation.rows import Results, Row
 from attnctl_evaluation.verify import Comparison, Replacements, Verdict, compare_pictures, environment_differences
 
 if TYPE_CHECKING:
-    from attnctl_evaluation.benchmark.bench import Bench, JobResult
+    from attnctl_evaluation.benchmark.setup import JobResult, Setup
     from attnctl_evaluation.benchmark.spec import CompareSpec
-    from attnctl_evaluation.records import Header
+    from attnctl_evaluation.rows import Header
 
 SAME_PICTURE, ROUNDED_PICTURE = 1e-6, 1e-2
 """Relative difference that a score may have: of equal pictures, and of pictures that are equal but for rounding."""
@@ -41,36 +42,43 @@ def verify_comparison(
         AttnctlError: The record is damaged, or the comparison cannot be carried out here.
     """
     from attnctl.registry import Registry
-    from attnctl_evaluation.benchmark.bench import Bench
     from attnctl_evaluation.benchmark.progress import CompareProgress
     from attnctl_evaluation.benchmark.resolve import resolve
+    from attnctl_evaluation.benchmark.runner import run_case
+    from attnctl_evaluation.benchmark.setup import Setup
 
     results = Results.read(folder)
     registry = Registry.load(list(replaced.plugins))
     spec = resolve(recorded_spec(results.header, replaced, folder), registry)
     jobs = chosen_jobs(results.records, sample, seed)
     recorded = {row.key: row for row in results.records}
-    bench = Bench(spec, registry)
-    differences = _differences(bench, results.header)
+    setup = Setup(spec, registry)
+    differences = _differences(setup, results.header)
     pictures: list[Comparison] = []
     scores: list[str] = []
-    tried = 0
+    record: list[str] = []
+    made_keys = set()
     with CompareProgress(len(jobs) * len(spec.methods), 0, quiet=False) as progress:
         for case, job_seed in jobs:
-            if case not in bench.cases:
+            if case not in setup.cases:
                 pictures.append(Comparison(case, "missing", note="the data set has no such case any more"))
                 continue
-            made = bench.run(case, job_seed)
+            made = run_case(setup, case, job_seed)
             _write(made, out)
             for row in made.records:
-                tried += 1
+                made_keys.add(row.key)
                 if row.key in recorded:
+                    record += _compare_fields(recorded[row.key], row)
                     picture = _compare_row(recorded[row.key], row, folder, out, tolerance)
                     pictures.append(picture)
                     scores += _compare_scores(recorded[row.key], row, picture)
             progress.advance(len(made.records), sum(row.status == "failed" for row in made.records), case)
-    skipped = len(results.records) - tried
-    return Verdict(str(folder), tolerance, pictures, scores, [], differences, max(0, skipped))
+    wanted = {row.key for row in results.records if (row.case, row.seed) in set(jobs)}
+    record += [f"{_name(key)}: no such row in the run" for key in sorted(wanted - made_keys)]
+    record += [f"{_name(key)}: no such row in the record" for key in sorted(made_keys - wanted)]
+    skipped = len(results.records) - len(wanted)
+    _, damaged = check_integrity(folder)
+    return Verdict(str(folder), tolerance, pictures, record, scores, damaged, differences, skipped)
 
 
 def recorded_spec(header: Header, replaced: Replacements, folder: Path) -> CompareSpec:
@@ -98,7 +106,7 @@ def recorded_spec(header: Header, replaced: Replacements, folder: Path) -> Compa
     return spec.model_copy(update={"plugins": tuple(replaced.plugins), **changes})
 
 
-def chosen_jobs(records: Sequence[Record], sample: int | None, seed: int) -> list[Job]:
+def chosen_jobs(records: Sequence[Row], sample: int | None, seed: int) -> list[Job]:
     """Return the cases and seeds to do again, in the order of the record.
 
     Args:
@@ -113,17 +121,17 @@ def chosen_jobs(records: Sequence[Record], sample: int | None, seed: int) -> lis
     return list(dict.fromkeys((row.case, row.seed) for row in records if row.case in wanted))
 
 
-def _differences(bench: Bench, header: Header) -> list[str]:
-    facts = bench.facts
+def _differences(setup: Setup, header: Header) -> list[str]:
+    record = setup.record
     found = environment_differences(
         {"environment": header.environment, "device": header.device, "model": _identity(header.model)},
-        {"environment": facts.environment, "device": facts.device, "model": _identity(facts.model)},
+        {"environment": record.environment, "device": record.device, "model": _identity(record.model)},
     )
     found = [text.removeprefix("environment ") for text in found]
     for column, card in header.cards.items():
-        now = facts.cards.get(column)
+        now = record.cards.get(column)
         if now is None:
-            found.append(f"metric {column}: {facts.absent.get(column, 'not measured now')}")
+            found.append(f"metric {column}: {record.absent.get(column, 'not measured now')}")
         elif now["id"] != card.get("id"):
             found.append(f"metric {column}: {card.get('id')} then, {now['id']} now")
     return found
@@ -133,6 +141,22 @@ def _identity(model: dict[str, object]) -> dict[str, object]:
     return {name: model.get(name) for name in ("family", "prediction", "sha256")}
 
 
+def _name(key: tuple[str, str, int]) -> str:
+    case, method, seed = key
+    return f"{case} {method} seed {seed}"
+
+
+def _compare_fields(then: Row, now: Row) -> list[str]:
+    """Say which plain fields of a row differ; scores and pictures are compared for themselves."""
+    fields = ("edit_type", "source_prompt", "prompt", "real", "coverage", "rows", "warnings")
+    before, after = (row.model_dump(mode="json", include=set(fields)) for row in (then, now))
+    return [
+        f"{_name(then.key)}, {name}: {before[name]!r} in the record, {after[name]!r} in the run"
+        for name in fields
+        if before[name] != after[name]
+    ]
+
+
 def _write(made: JobResult, out: Path) -> None:
     for name, data in made.pictures.items():
         path = out / name
@@ -140,7 +164,7 @@ def _write(made: JobResult, out: Path) -> None:
         path.write_bytes(data)
 
 
-def _compare_row(then: Record, now: Record, folder: Path, out: Path, tolerance: float) -> Comparison:
+def _compare_row(then: Row, now: Row, folder: Path, out: Path, tolerance: float) -> Comparison:
     """Compare what came of a row: its outcome, and its picture where it has one."""
     name = f"{then.case} {then.method} seed {then.seed}"
     if then.status != now.status:
@@ -152,11 +176,11 @@ def _compare_row(then: Record, now: Record, folder: Path, out: Path, tolerance: 
     return compare_pictures(name, folder / then.pictures.edit, out / now.pictures.edit, tolerance)
 
 
-def _outcome(row: Record) -> str:
+def _outcome(row: Row) -> str:
     return row.status if row.failure is None else f"{row.status} ({row.failure.kind})"
 
 
-def _compare_scores(then: Record, now: Record, picture: Comparison) -> list[str]:
+def _compare_scores(then: Row, now: Row, picture: Comparison) -> list[str]:
     """Say which scores differ by more than their picture explains."""
     if picture.outcome not in ("identical", "close"):
         return []

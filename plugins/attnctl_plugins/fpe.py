@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -95,9 +95,8 @@ class FPE(EditMethod):
                 raise InputError("fpe needs a source prompt to generate the source", hint="give --source-prompt")
             return EditPlan(Source(request.source_prompt), (keep_maps,))
         prompt = request.source_prompt or ""
-        inversion = InversionSpec(request.inversion or "ddim", prompt)
-        pin: Literal["start"] | None = "start" if inversion.name == "ddim" else None
-        return EditPlan(Source(prompt, pin), (keep_maps,), inversion)
+        inversion = InversionSpec(request.inversion or model.inversion, prompt)
+        return EditPlan(Source(prompt, pin_plain="start"), (keep_maps,), inversion)
 
 
 @hookimpl

@@ -15,7 +15,6 @@ from attnctl.method import EditMethod, EditPlan, MethodConfig, ModelView, Preset
 from attnctl.request import PlanRequest
 from attnctl.sites import Where
 from attnctl.steps import When
-from attnctl.tokens import read_prompt
 from attnctl_plugins.words import read_word_pair, tokens_of
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ class MasaCtrl(EditMethod):
         notes: tuple[str, ...] = ()
         if request.mask is not None and (config.union or config.words or config.tokens):
             notes = (f"masactrl {'joins all keys' if config.union else 'goes by words'}, so it does not use the mask",)
-        inversion = InversionSpec(request.inversion or "ddim", prompt) if request.real else None
+        inversion = InversionSpec(request.inversion or model.inversion, prompt) if request.real else None
         return EditPlan(Source(prompt), controllers, inversion, notes=notes)
 
     def _when(self, count: int) -> When:
@@ -168,8 +167,7 @@ class MasaCtrl(EditMethod):
                 )
             prompts = (request.source_prompt, request.prompt)
             source, edit = config.tokens or [
-                tokens_of(words, read_prompt(text, model.tokenizer, model.text_length))
-                for words, text in zip(config.words, prompts, strict=True)
+                tokens_of(words, model.tokens(text)) for words, text in zip(config.words, prompts, strict=True)
             ]
             return WordRegions(source, edit, model.text_length, config.threshold, average_if_empty=average)
         if request.mask is None or config.union:

@@ -15,7 +15,7 @@ from attnctl.method import EditMethod, EditPlan, MethodConfig, ModelView, Preset
 from attnctl.request import PlanRequest
 from attnctl.sites import Where
 from attnctl.steps import Step, When
-from attnctl.tokens import Alignment, PromptTokens, align_tokens, align_words, identity, read_prompt
+from attnctl.tokens import Alignment, PromptTokens, align_tokens, align_words, identity
 from attnctl_plugins.words import (
     alpha_table,
     equalizer,
@@ -178,10 +178,7 @@ class P2P(EditMethod):
         if not request.source_prompt:
             raise InputError("p2p needs a prompt that describes the source", hint="give --source-prompt")
         published = self.config.alignment == "reference"
-        source, target = (
-            read_prompt(text, model.tokenizer, model.text_length, published=published)
-            for text in (request.source_prompt, request.prompt)
-        )
+        source, target = (model.tokens(text, published=published) for text in (request.source_prompt, request.prompt))
         skipped: list[str] | None = [] if self.config.missing_words == "skip" else None
         controllers = (
             *self._cross(source, target, request, model, skipped),

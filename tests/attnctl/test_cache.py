@@ -12,12 +12,13 @@ import torch
 
 from attnctl.cache import TrajectoryCache, cache_folder, trajectory_key
 from attnctl.events import Inverted, Progress, Warned
+from attnctl.families.betas import beta_schedule
 from attnctl.inversion import Inversion, InversionCall, InversionSpec, Trajectory
 from attnctl.loading import load_model
 from attnctl.method import MethodConfig
 from attnctl.model import Model
 from attnctl.request import Edit, EditRequest
-from attnctl.sampling import DDIMGrid, make_sampler
+from attnctl.sampling import DDIMGrid
 from attnctl.session import EditSession
 
 
@@ -34,9 +35,8 @@ class Example(Inversion):
 FULL = Trajectory(
     torch.randn(3, 4, 2, 2),
     "a cat",
-    (torch.randn(1, 5, 6), torch.randn(1, 5, 6)),
+    ({"embeds": torch.randn(1, 5, 6), "pooled": torch.randn(1, 7)}, {"embeds": torch.randn(1, 5, 6)}),
     start=1,
-    uncond_pooled=torch.randn(1, 7),
     noises=torch.randn(2, 4, 2, 2),
     offsets=torch.randn(2, 4, 2, 2).to(torch.bfloat16),
     denoiser_rows=9,
@@ -48,6 +48,8 @@ KEY = "0" * 63
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(x, b[name]) for name, x in a.items())
     if isinstance(a, tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return a == b
@@ -125,7 +127,7 @@ def call(model: Model, **fields: Any) -> InversionCall:
     text = model.encode_text("a cat")
     given: dict[str, Any] = {
         "model": model,
-        "grid": make_sampler("ddim", model.pipe.scheduler.config, 5, 0),
+        "grid": beta_schedule("ddim", model.pipe.scheduler, 5, 0),
         "x0": torch.ones(1, 4, 8, 8),
         "text": text,
         "source": text,
@@ -146,7 +148,7 @@ class OtherGrid(DDIMGrid):
 
 def test_the_name_follows_everything_that_the_numbers_depend_on(loaded: Model) -> None:
     dog = loaded.encode_text("a dog")
-    grid = make_sampler("ddim", loaded.pipe.scheduler.config, 6, 0)
+    grid = beta_schedule("ddim", loaded.pipe.scheduler, 6, 0)
     bumped = torch.ones(1, 4, 8, 8)
     bumped[0, 0, 0, 0] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
     base = trajectory_key(Example(), call(loaded))
@@ -231,3 +233,30 @@ def test_a_picture_is_inverted_by_itself(loaded: Model, tmp_path: Path) -> None:
     again, stages, _ = run(session, inversion="direct", inversion_settings={})
     assert "inversion" not in stages  # `run` takes what `invert` found
     assert torch.equal(again.source.latents, found.trajectory.latents[:1])
+
+
+def test_what_invert_keeps_a_run_finds(tmp_path: Path) -> None:
+    """On a model whose empty unconditional text is zeros: both must mean that text, or they are two inversions."""
+    from attnctl.testing import tiny_sdxl
+
+    tiny_sdxl(tmp_path / "xl")
+    session = EditSession(load_model(str(tmp_path / "xl"), device="cpu"), cache=TrajectoryCache(tmp_path / "kept"))
+    pixels = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    spec = InversionSpec("null-text", "a red cat", (("inner_steps", 1),))
+    made = session.invert(pixels, spec, steps=2, guidance=4.0)
+    assert not made.cached
+    events: list[Any] = []
+    request = EditRequest(
+        (Edit("a blue cat", "none"),),
+        source_prompt="a red cat",
+        pixels=pixels,
+        steps=2,
+        guidance=4.0,
+        inversion="null-text",
+        inversion_settings={"inner_steps": 1},
+        allow_no_op=True,
+    )
+    session.run(request, events.append)
+    (found,) = [event for event in events if isinstance(event, Inverted)]
+    assert found.cached
+    assert found.report.psnr == pytest.approx(made.report.psnr)

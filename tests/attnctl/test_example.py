@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from attnctl.errors import ModelError
-from attnctl.example import GUIDANCE, STEPS, Example
+from attnctl.example import Example
 from attnctl.loading import load_model
 from attnctl.model import Model
 from attnctl.registry import Registry
+from attnctl.request import GUIDANCE, STEPS
 
 
 def test_a_loaded_model_suggests_what_its_name_does() -> None:

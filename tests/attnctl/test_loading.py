@@ -123,7 +123,7 @@ def test_damaged_folders_are_refused_in_one_line(damage: str, folder: Path) -> N
 
 
 def test_folders_are_looked_at_before_anything_heavy_is_imported(folder: Path) -> None:
-    assert inspect_folder(folder, "m") == "StableDiffusionPipeline"
+    assert inspect_folder(folder, "m").pipeline == "StableDiffusionPipeline"
     (folder / "unet" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"^m has no unet/config.json"):
         inspect_folder(folder, "m")
@@ -178,7 +178,7 @@ def test_names_are_told_apart_by_what_is_there(folder: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"lora_unet_down_blocks_0.lora_up.weight": torch.zeros(1)}, "holds no whole Stable Diffusion model"),
+        ({"lora_unet_down_blocks_0.lora_up.weight": torch.zeros(1)}, "holds no whole model of a known family"),
         ({"decoder.conv_in.weight": torch.zeros(1)}, "none of its 1 tensors"),
         ({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, "cannot be loaded"),
     ],
@@ -204,10 +204,10 @@ def test_the_family_of_a_single_file_is_told_by_its_tensors(tmp_path: Path) -> N
     path = tmp_path / "file.safetensors"
     names = ["model.diffusion_model.out.2.bias", "cond_stage_model.transformer.text_model.final_layer_norm.bias"]
     save_file({name: torch.zeros(1) for name in names}, path)
-    assert inspect_file(path, "m") == "StableDiffusionPipeline"
+    assert inspect_file(path, "m").pipeline == "StableDiffusionPipeline"
     names = ["model.diffusion_model.out.2.bias", "conditioner.embedders.1.model.ln_final.bias"]
     save_file({name: torch.zeros(1) for name in names}, path)
-    assert inspect_file(path, "m") == "StableDiffusionXLPipeline"
+    assert inspect_file(path, "m").pipeline == "StableDiffusionXLPipeline"
 
 
 def test_types_and_devices_that_do_not_exist_are_refused(tiny_model_folder: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from attnctl.errors import InputError
-from attnctl.model import Model, TextEncoding
+from attnctl.model import Model
 from attnctl.testing import tiny_model, tiny_sdxl
 from attnctl.testing.conformance import distance
+from attnctl.text import Text
 
 
 def test_texts_are_encoded_as_the_reference_does(golden: Any) -> None:
@@ -34,7 +35,7 @@ def test_the_autoencoder_is_used_as_the_reference_does(golden: Any) -> None:
 def test_the_denoiser_is_run_as_the_reference_does(golden: Any) -> None:
     _, case = golden.case("unit_unet")
     model = golden.session.model
-    texts = [TextEncoding("", case["in.context"][i : i + 1]) for i in range(4)]
+    texts = [Text("", {"embeds": case["in.context"][i : i + 1]}) for i in range(4)]
     for t in (901, 501, 1):
         assert distance(model.predict(case["in.x"], t, texts), case[f"out.eps_t{t}"]) < 1e-4
 
@@ -54,11 +55,10 @@ def test_texts_of_models_with_two_encoders_differ_if_either_does() -> None:
     model = Model(tiny_sdxl(), "xl", family="sdxl")
     one = model.encode_text("a cat")
     assert one.embeds.shape == (1, 77, 64)
-    assert one.pooled is not None
-    assert not TextEncoding("", one.embeds, one.pooled + 1).same_as(one)
+    assert not one.reworded({"pooled": one.parts["pooled"] + 1}).same_as(one)
     empty, trained = model.encode_text(""), model.encode_text("", unconditional=True)
     assert empty.embeds.abs().sum() > 0
-    assert trained.embeds.abs().sum() == 0 == trained.pooled.abs().sum()
+    assert trained.embeds.abs().sum() == 0 == trained.parts["pooled"].abs().sum()
 
 
 @pytest.mark.parametrize(

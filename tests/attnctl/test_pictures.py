@@ -290,6 +290,16 @@ class TestOddKinds:
         assert levels(picture)[0, :, 0].tolist() == [0, 1, 128, 255]
         assert "16-bit values scaled to 8 bits" in picture.notes
 
+    @pytest.mark.parametrize("kind", [np.int32, np.uint16])
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    def test_8_bit_levels_in_a_wider_file_are_not_black(self, tmp_path, suffix, kind):
+        if kind is np.int32 and suffix == "png":
+            pytest.skip("PNG has no 32-bit numbers")
+        Image.fromarray(np.array([[0, 7, 128, 250]], dtype=kind)).save(tmp_path / f"a.{suffix}")
+        picture = load_picture(tmp_path / f"a.{suffix}")
+        assert levels(picture)[0, :, 0].tolist() == [0, 7, 128, 250]
+        assert "levels up to 255 in a wider file scaled to 8 bits" in picture.notes
+
     def test_16_bit_colour(self, tmp_path):
         wide = np.array([[[0, 32768, 65535], [256, 512, 40000]]], dtype=">u2")
         rows = b"".join(b"\0" + row.tobytes() for row in wide)

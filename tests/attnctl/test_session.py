@@ -12,19 +12,19 @@ from torch import Tensor
 
 from attnctl.attend import Attend
 from attnctl.controller import Controller
-from attnctl.engine.attach import Attachment
+from attnctl.engine.lanes import Lane
 from attnctl.engine.loop import Engine
-from attnctl.engine.planning import Lane
 from attnctl.errors import AttnctlError, InputError, ModelError, PluginError, SelectionError
+from attnctl.families.betas import beta_schedule
+from attnctl.guidance import Guidance
 from attnctl.inversion import InversionSpec
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.model import Model, check_supported
 from attnctl.request import Edit, EditRequest
 from attnctl.result import NoOpError
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession, Progress
 from attnctl.sites import Where
-from attnctl.steps import Step, When
+from attnctl.steps import When
 from attnctl.testing import tiny_model, tiny_sd, tiny_sdxl
 from attnctl.testing.conformance import distance
 
@@ -119,12 +119,11 @@ def test_a_session_without_controllers_is_diffusers_to_the_bit(
 
 def test_one_lane_is_diffusers_to_the_bit(shared_tiny_model: Model) -> None:
     model = shared_tiny_model
-    grid = make_sampler("ddim", model.pipe.scheduler.config, 4, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, 4, 0)
     empty = model.encode_text("", unconditional=True)
-    lane = Lane("source", SOURCE, model.encode_text(SOURCE), empty, 7.5, latents=noise())
-    steps = [Step(i, 4, int(t)) for i, t in enumerate(grid.timesteps)]
+    lane = Lane("source", SOURCE, model.encode_text(SOURCE), empty, Guidance(7.5), latents=noise())
     with torch.no_grad():
-        Engine(model, grid, steps, {"source": lane}, [], Attachment()).run(lambda step: None)
+        Engine(model, grid, {"source": lane}).run(lambda step: None)
     latents, pictures = by_diffusers(model.pipe, (SOURCE,), noise(), model.pipe.scheduler)
     assert torch.equal(lane.latents, latents)
     assert torch.equal(model.decode_latents(lane.latents), pictures[0])
@@ -171,9 +170,9 @@ def test_sdxl_is_diffusers_to_the_bit_and_can_be_edited(negative: str, session_w
     other = model.encode_text(negative, unconditional=True)
     same_texts = pipe(  # diffusers encodes both prompts in one batch, which rounds otherwise
         prompt_embeds=torch.cat([t.embeds for t in texts]),
-        pooled_prompt_embeds=torch.cat([t.pooled for t in texts]),
+        pooled_prompt_embeds=torch.cat([t.parts["pooled"] for t in texts]),
         negative_prompt_embeds=other.embeds.repeat(2, 1, 1),
-        negative_pooled_prompt_embeds=other.pooled.repeat(2, 1),
+        negative_pooled_prompt_embeds=other.parts["pooled"].repeat(2, 1),
         latents=noise().repeat(2, 1, 1, 1),
         height=64,
         width=64,
@@ -191,7 +190,7 @@ def test_every_scheduler_edits_generated_pictures(scheduler: str, run_with: Call
     result = run_with([maps()], [], scheduler=scheduler, steps=4)
     (row,) = result.coverage
     assert row.acted == row.expected == 11 * row.steps
-    assert row.steps == len(make_sampler(scheduler, tiny_sd().scheduler.config, 4, 0).timesteps)
+    assert row.steps == len(beta_schedule(scheduler, tiny_sd().scheduler, 4, 0).timesteps)
     assert distance(result["edit[0]"].latents, result["edit[1]"].latents) > 1e-3
 
 
@@ -472,7 +471,7 @@ def requests() -> dict[str, tuple[dict[str, Any], type[AttnctlError], str]]:
         "scheduler": ({"scheduler": "ddimm"}, InputError, "unknown scheduler 'ddimm': known are ddim"),
         "steps": ({"steps": 1000}, InputError, "steps must lie between 1 and 999"),
         "size": ({"size": (60, 64)}, InputError, "multiples of 8, found 60x64"),
-        "tiny": ({"size": (0, 64)}, InputError, "multiples of 8, found 0x64"),
+        "tiny": ({"size": (0, 64)}, InputError, r"size \(0, 64\) is not allowed"),
         "x_T": ({"x_T": torch.zeros(1, 3, 8, 8)}, InputError, r"x_T must have the shape \(1, 4, h, w\)"),
         "x_T rank": ({"x_T": torch.zeros(4, 8, 8)}, InputError, "x_T must have the shape"),
         "x_T size": ({"x_T": torch.zeros(1, 4, 8, 8), "size": (64, 96)}, InputError, "not that of the run"),

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from attnctl.errors import ModelError, SelectionError
+from attnctl.families.unet import enumerate_sites
 from attnctl.model import Model, check_supported
-from attnctl.sites import Site, Where, describe_sites, enumerate_sites
+from attnctl.sites import Site, Where, describe_sites
 from attnctl.testing import tiny_model, tiny_sd, tiny_sdxl
 
 
@@ -144,6 +145,10 @@ def test_fields_are_anded(sites: tuple[Site, ...]) -> None:
         (Where(kind="self", max_tokens=3), "at latent size 64x48", "layers 6"),
         (Where(kind="self", layers=()), "selects no site", "layers"),
         (Where(kind="self", block="mid", layers=(0,)), "self in mid layers 0", "layers"),
+        (Where(kind="joint"), "has no joint sites", r"self sites \(image->image\), cross sites \(image->text\)"),
+        (Where(attends=("text", "image")), "it has no text->image sites", "feature sites"),
+        (Where(attends=("image", "text"), layers=(16,)), "image->text layers 16 do not exist", "layers are 0-15"),
+        (Where("self", attends=("image", "text")), "self image->text selects no site", "cross sites"),
     ],
 )
 def test_selecting_nothing_is_an_error_that_lists_what_exists(
@@ -152,6 +157,55 @@ def test_selecting_nothing_is_an_error_that_lists_what_exists(
     with pytest.raises(SelectionError, match=message) as caught:
         where.select(sites, (64, 48))
     assert re.search(hint, caught.value.hint)
+
+
+@pytest.mark.parametrize("rule", [{}, {"block": "up"}, {"layers": (3, 4)}, {"min_downscale": 2}])
+def test_in_a_unet_what_attends_is_a_kind(sites: tuple[Site, ...], rule: dict[str, Any]) -> None:
+    for kind, pair in (("self", ("image", "image")), ("cross", ("image", "text"))):
+        assert Where(attends=pair, **rule).select(sites, (32, 24)) == Where(kind, **rule).select(sites, (32, 24))
+
+
+def test_in_a_transformer_what_attends_is_found_in_any_kind() -> None:
+    joint = Site("blocks.0.attn", "joint", "double", 0, 2, 4, ("image", "text"))
+    own = Site("blocks.0.attn2", "self", "double", 0, 2, 4)
+    single = Site("single.0.attn", "joint", "single", 1, 2, 4, ("text", "image"))
+    sites = (joint, own, single)
+    assert Where(attends=("image", "image")).select(sites, (8, 8)) == sites
+    assert Where(attends=("text", "image")).select(sites, (8, 8)) == (joint, single)
+    assert Where("self", attends=("image", "image")).select(sites, (8, 8)) == (own,)
+    assert Where("joint", block="single").select(sites, (8, 8)) == (single,)
+    assert describe_sites(sites, (8, 12)) == "layers 0-1 (4x6)"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (Where, SelectionError, "neither the kind of site nor what attends"),
+        (lambda: Where(block="up"), SelectionError, "neither the kind of site nor what attends"),
+        (lambda: Where(attends=("image",)), SelectionError, "expected two segments"),
+        (lambda: Where(attends="image"), SelectionError, "expected two segments"),
+        (lambda: Where(attends=("image", "words")), SelectionError, "unknown segment 'words': known are"),
+        (lambda: Site("a.attn", "joint", "double", 0, 2, 4), ModelError, "a.attn does not say which tokens"),
+        (lambda: Site("a", "joint", "double", 0, 2, 4, ("image", "ref")), ModelError, "unknown segment 'ref'"),
+    ],
+)
+def test_selectors_and_sites_that_say_too_little_are_refused(make: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        make()
+    assert caught.value.hint
+
+
+def test_segments_follow_from_the_kind_unless_they_must_be_said(sites: tuple[Site, ...]) -> None:
+    expected = {"self": (("image",), ("image",)), "cross": (("image",), ("text",)), "feature": ((), ())}
+    assert {s.kind: (s.queries, s.keys) for s in sites} == expected
+    layout = Site("a", "joint", "single", 0, 2, 4, ("text", "image")).layout((5, 8), 7)
+    assert layout.queries == layout.keys == {"text": slice(0, 7), "image": slice(7, 19)}
+    assert (layout.query_count, layout.key_count) == (19, 19)
+
+
+def test_selectors_can_be_read() -> None:
+    assert str(Where(attends=("image", "text"), layers=(1, 2, 3))) == "image->text layers 1-3"
+    assert str(Where("joint", block="single", attends=("text", "image"))) == "joint text->image in single"
 
 
 def test_sites_are_summarised_by_resolution(sites: tuple[Site, ...]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attnctl.errors import InputError
-from attnctl_evaluation.records import DatasetEntry, Header, MethodEntry, Record, Results, ScoreRecord, Timing
+from attnctl_evaluation.rows import DatasetEntry, Header, MethodEntry, Results, Row, RowScore, Timing
 from attnctl_evaluation.statistics import MIN_CASES, costs, summarise
 
 CARDS = {
@@ -20,18 +20,16 @@ CARDS = {
 
 def row(
     case: int, method: str, *, seed: int = 0, status: str = "ok", kind: str = "x", **scores: float | str | None
-) -> Record:
-    given = {
-        n: ScoreRecord(value=None, reason=v) if isinstance(v, str) else ScoreRecord(value=v) for n, v in scores.items()
-    }
-    return Record.model_validate({
+) -> Row:
+    given = {n: RowScore(value=None, reason=v) if isinstance(v, str) else RowScore(value=v) for n, v in scores.items()}
+    return Row.model_validate({
         "case": f"c{case}", "method": method, "seed": seed, "status": status, "edit_type": kind, "source_prompt": None,
         "prompt": "p", "real": False, "scores": {k: v.model_dump() for k, v in given.items()},
         "cards": {n: f"{n}@1" for n in given}, "rows": {"edit": 10},
     })  # fmt: skip
 
 
-def results(rows: list[Record], methods: Sequence[str] = ("base", "other"), cases: int = 20, seeds: int = 1) -> Results:
+def results(rows: list[Row], methods: Sequence[str] = ("base", "other"), cases: int = 20, seeds: int = 1) -> Results:
     header = Header(
         dataset=DatasetEntry(spec="d", name="d", fingerprint="f", cases=cases, edit_types={"x": cases - 5, "y": 5}),
         methods=[MethodEntry(label=m, folder=m, method=m) for m in methods],
@@ -74,7 +72,7 @@ def test_rows_that_failed_are_counted_and_pair_with_nothing() -> None:
 def test_missing_numbers_are_counted_by_reason() -> None:
     rows = [row(0, "base", up="no mask", down=1.0), row(1, "base", up="no mask", down=float("inf")), row(2, "base")]
     convention = row(3, "base").model_copy(
-        update={"scores": {"up": ScoreRecord(value=100.0, reason="identical pictures")}, "cards": {"up": "up@1"}}
+        update={"scores": {"up": RowScore(value=100.0, reason="identical pictures")}, "cards": {"up": "up@1"}}
     )
     other_card = row(4, "base", up=3.0).model_copy(update={"cards": {"up": "up@2"}})
     found = summarise(results([*rows, convention, other_card]))

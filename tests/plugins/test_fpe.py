@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from attnctl.errors import InputError, SelectionError
+from attnctl.families.betas import beta_schedule
 from attnctl.inversion import InversionCall
 from attnctl.method import ModelView
 from attnctl.model import Model
 from attnctl.request import Edit, EditRequest, PlanRequest
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession
 from attnctl.testing import MethodConformance
 from attnctl.testing.conformance import distance
@@ -150,7 +150,7 @@ def test_a_pinned_source_lies_on_the_inverted_path_bit_for_bit(tiny_session: Edi
     model = tiny_session.model
     x0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     history = run(tiny_session, edit(), x0=x0, source_prompt=None).source.history
-    grid = make_sampler("ddim", model.pipe.scheduler.config, 5, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, 5, 0)
     empty = model.encode_text("")
     call = InversionCall(model=model, grid=grid, x0=x0, text=empty, source=empty, uncond=empty, guidance=7.5, seed=0)
     path = tiny_session.registry.inversion("ddim")().invert(call).latents
@@ -210,7 +210,7 @@ def test_only_the_conditional_half_is_edited() -> None:
 
 def test_a_real_picture_needs_no_prompt_and_follows_its_path() -> None:
     made = plan(real=True, source_prompt=None)
-    assert (made.source.prompt, made.source.pin) == ("", "start")
+    assert (made.source.prompt, made.source.pin, made.source.pin_plain) == ("", None, "start")
     assert (made.inversion.name, made.inversion.prompt) == ("ddim", "")
     made = plan(real=True, inversion="other")
     assert (made.source.prompt, made.source.pin, made.inversion.name) == (SOURCE, None, "other")

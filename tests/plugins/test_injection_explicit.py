@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from attnctl.families.betas import beta_schedule
 from attnctl.request import Edit, EditRequest
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession
 from attnctl.testing import tiny_model
 from attnctl.testing.conformance import distance
@@ -76,7 +76,7 @@ class Explicit:
 
 
 def grid() -> Any:
-    return make_sampler("ddim", model().pipe.scheduler.config, STEPS, 0)
+    return beta_schedule("ddim", model().pipe.scheduler, STEPS, 0)
 
 
 def text(prompt: str) -> Any:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from attnctl.errors import InputError, SelectionError
+from attnctl.families.unet import enumerate_sites
 from attnctl.method import ModelView
 from attnctl.model import Model
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest, PlanRequest
 from attnctl.session import EditSession
-from attnctl.sites import enumerate_sites
 from attnctl.testing import MethodConformance, tiny_sdxl
 from attnctl.testing.conformance import distance
 from attnctl_plugins.masactrl import MasaCtrl
@@ -171,7 +171,7 @@ def view(model: Model) -> ModelView:
     return ModelView(model.sites, (8, 8), model.text_length, model.pipe.tokenizer)
 
 
-PLAN = PlanRequest("a red dog on the grass", "a red cat on the grass", "", False, 50, 7.5)
+PLAN = PlanRequest("a red dog on the grass", "a red cat on the grass", real=False)
 
 
 def layers(settings: dict, sites: Any) -> tuple[int, ...]:

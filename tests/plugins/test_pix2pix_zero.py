@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from attnctl.errors import InputError
+from attnctl.families.betas import beta_schedule
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession
 from attnctl.testing import tiny_model
 from attnctl.testing.conformance import distance, fingerprint
@@ -46,7 +46,7 @@ class Written:
     def run(self, x_start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the source and the edit; the published batch is [uncond, cond]."""
         model = self.model
-        grid = make_sampler("ddim", model.pipe.scheduler.config, STEPS, 0)
+        grid = beta_schedule("ddim", model.pipe.scheduler, STEPS, 0)
         empty = model.encode_text("", unconditional=True)
         sources, targets = ([empty, model.encode_text(p)] for p in (SOURCE, TARGET))
         source = edit = x_start
@@ -176,7 +176,7 @@ def test_white_noise_has_no_autocorrelation_to_speak_of() -> None:
 def test_without_regularisation_it_is_the_published_level_bookkeeping(tiny_session: EditSession) -> None:
     """x goes from level t - 1 to t + D - 1 with the noise at t; the first and the last timestep are left out."""
     model = tiny_session.model
-    grid = make_sampler("ddim", model.pipe.scheduler.config, 5, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, 5, 0)
     abar, text = model.pipe.scheduler.alphas_cumprod, model.encode_text(SOURCE)
     x = noise()
     with torch.no_grad():

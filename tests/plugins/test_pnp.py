@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from attnctl.errors import InputError, SelectionError
+from attnctl.families.unet import enumerate_sites
 from attnctl.method import ModelView
 from attnctl.model import Model
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest, PlanRequest
 from attnctl.session import EditSession
-from attnctl.sites import enumerate_sites
 from attnctl.testing import MethodConformance, tiny_sdxl
 from attnctl.testing.conformance import distance
 from attnctl_plugins.pnp import NEGATIVE, PlugAndPlay, feature_path, layers_behind
@@ -155,7 +155,7 @@ def view(model: Model) -> ModelView:
     return ModelView(model.sites, (8, 8), model.text_length, model.pipe.tokenizer)
 
 
-PLAN = PlanRequest("a red dog", None, "", True, 50, 7.5)
+PLAN = PlanRequest("a red dog", None, real=True)
 
 
 def test_a_plan_of_fifty_steps_is_the_papers(shared_tiny_model: Model) -> None:

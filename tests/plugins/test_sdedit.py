@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from attnctl.errors import InputError
+from attnctl.families.betas import beta_schedule
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession
 from attnctl.testing.conformance import distance
 
@@ -33,7 +33,7 @@ def test_it_is_plain_sampling_from_the_noised_picture(
 ) -> None:
     """Written out: noise, then n guided DDIM steps."""
     model = tiny_session.model
-    grid = make_sampler("ddim", model.pipe.scheduler.config, 5, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, 5, 0)
     start = grid.timesteps.index(timestep)
     abar = model.pipe.scheduler.alphas_cumprod[timestep]
     x = abar**0.5 * picture() + (1 - abar) ** 0.5 * model.initial_noise(7, (8, 12))

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from attnctl.config import parse_assignments
 from attnctl.errors import InputError, unknown
 from attnctl.terminal import shorten
+from attnctl.trusting import check_code, check_fetched, inside, unnamed_code
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, CompareSpec, build_spec, read_toml
-from attnctl_evaluation.records import HEADER_NAME
+from attnctl_evaluation.benchmark.store import CASES_NAME
+from attnctl_evaluation.rows import HEADER_NAME, RECORDS_NAME
 
 if TYPE_CHECKING:
     from attnctl.registry import Registry
@@ -33,6 +35,14 @@ def run_folder(file: str | None) -> Path | None:
     return path.parent if path.name == CONFIG_NAME and (path.parent / HEADER_NAME).exists() else None
 
 
+def is_record(path: Path) -> bool:
+    """Whether a FILE is what a run left behind, so that what it says is not the user's own word."""
+    if path.is_dir():
+        return True
+    beside = (HEADER_NAME, RECORDS_NAME, CASES_NAME)
+    return path.name == CONFIG_NAME and any((path.parent / name).exists() for name in beside)
+
+
 def read_spec(arguments: Namespace, registry: Registry) -> CompareSpec:
     """Return what the options ask for, on top of what the file says.
 
@@ -42,14 +52,18 @@ def read_spec(arguments: Namespace, registry: Registry) -> CompareSpec:
     file, data = arguments.file, {}
     if file is not None:
         path = Path(file).expanduser()
-        data = read_toml(path / CONFIG_NAME if path.is_dir() else path)
+        data = read_toml(inside(path, CONFIG_NAME) if path.is_dir() else path)
     for name in _PLAIN:
         value = getattr(arguments, name)
         if value is not None:
             data[name] = value
-    if arguments.plugins:
-        data["plugins"] = list(dict.fromkeys([*data.get("plugins", []), *arguments.plugins]))
-    spec = build_spec({**data, **_methods(arguments, data)}, file or "the command line")
+    recorded = build_spec({**data, **_methods(arguments, data)}, file or "the command line")
+    if file is not None and is_record(Path(file).expanduser()):
+        check_code(recorded.plugins, arguments.plugins, "continuing")
+        if arguments.model is None:
+            check_fetched(recorded.model, recorded.revision, "continuing")
+    more = unnamed_code(arguments.plugins, recorded.plugins)
+    spec = recorded.model_copy(update={"plugins": (*recorded.plugins, *dict.fromkeys(more))})
     for label in spec.methods:
         _check_label(label)
         registry.method(spec.methods[label].method)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,20 +15,22 @@ from attnctl.dataset import Case, Dataset
 from attnctl.files import slug
 from attnctl.registry import Registry
 from attnctl.runs.runfolder import DEFAULT_ROOT
-from attnctl_evaluation.benchmark.bench import Bench, Facts, JobResult
 from attnctl_evaluation.benchmark.header import make_header
+from attnctl_evaluation.benchmark.inputs import check_unchanged
 from attnctl_evaluation.benchmark.plan import Job, Shard, canonical, choose_cases, make_jobs
+from attnctl_evaluation.benchmark.pool import CASE_TIMEOUT, Pool, Transport, Worker
 from attnctl_evaluation.benchmark.progress import CompareProgress
 from attnctl_evaluation.benchmark.resolve import with_threads
+from attnctl_evaluation.benchmark.setup import JobResult, SetupRecord
 from attnctl_evaluation.benchmark.spec import CompareSpec
 from attnctl_evaluation.benchmark.store import RunStore
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 
 class Engine(Protocol):
     """Whoever works off jobs."""
 
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """Load what is needed and say what the header is to say."""
 
     def work(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
@@ -40,24 +43,27 @@ class Engine(Protocol):
 class InProcess:
     """Works off jobs one after the other in this process."""
 
-    def __init__(self, spec: CompareSpec, registry: Registry) -> None:
-        self._spec, self._registry = spec, registry
-        self._bench: Bench | None = None
+    def __init__(self, spec: CompareSpec, registry: Registry, cases: Mapping[str, Case]) -> None:
+        self._spec, self._registry, self._cases = spec, registry, cases
+        self._worker: Worker | None = None
 
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """Load the model and say what it is."""
-        self._bench = Bench(self._spec, self._registry)
-        return self._bench.facts
+        from attnctl_evaluation.benchmark.runner import make_worker
+        from attnctl_evaluation.benchmark.setup import Setup
+
+        self._worker = make_worker(Setup(self._spec, self._registry, cases=self._cases))
+        return self._worker.record
 
     def work(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
         """Yield results in order."""
-        assert self._bench is not None  # facts come first
+        assert self._worker is not None  # record come first
         for job in jobs:
-            yield job, self._bench.run(job.case, job.seed)
+            yield job, self._worker.run(job.case, job.seed)
 
     def close(self) -> None:
         """Nothing is left open."""
-        self._bench = None
+        self._worker = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Options:
         engine: ``local`` or ``ray``.
         address: The Ray cluster; None: the one that this machine is part of, else a new one here.
         shard: Only this part.
+        case_timeout: Seconds that a worker may take to load, or for one case, before it counts as stuck; None: a
+            generous one, but none for one local process, which nobody watches.
         quiet: No progress.
     """
 
@@ -82,6 +90,7 @@ class Options:
     engine: str = "local"
     address: str | None = None
     shard: Shard | None = None
+    case_timeout: float | None = None
     quiet: bool = False
 
 
@@ -148,6 +157,8 @@ def compare(spec: CompareSpec, registry: Registry, options: Options, engine: Eng
             except KeyboardInterrupt:
                 kept = f"{progress.done} of {progress.total} rows are kept in {folder}; the same command continues"
                 raise Interrupted("before anything was written" if store.header is None else kept) from None
+        else:
+            check_unchanged(folder, spec, dataset, cases, store.header)
         store.finish(canonical(ids, spec.seeds, labels))
         return Outcome(folder, Results.read(folder), len(wanted), len(store.rows) - before)
 
@@ -165,7 +176,7 @@ def _work(
 ) -> None:
     """Let an engine work off the jobs and keep every row as it comes."""
     with progress, closing(_engine(spec, registry, options, run)) as engine:
-        header = make_header(spec, registry, run.dataset, run.cases, engine.facts())
+        header = make_header(spec, registry, run.dataset, run.cases, engine.record())
         store.begin(header, run.cases)
         for job, result in engine.work(run.jobs):
             new = store.add(result.records, result.timings, result.pictures)
@@ -178,12 +189,23 @@ def _engine(spec: CompareSpec, registry: Registry, options: Options, run: _Run) 
         return run.engine
     cases = {case.id: case for case in run.cases}
     workers = min(options.workers, max(1, len(run.jobs)))
+    if options.engine == "local" and workers == 1 and options.case_timeout is None:
+        return InProcess(spec, registry, cases)
+    transport: Transport
+    make = partial(_load_worker, spec)
     if options.engine == "ray":
-        from attnctl_evaluation.benchmark.ray_engine import RayEngine
+        from attnctl_evaluation.benchmark.actors import Actors
 
-        return RayEngine(spec, cases, workers, options.address)
-    if workers > 1:
-        from attnctl_evaluation.benchmark.workers import WorkerPool
+        transport = Actors(spec, make, workers, options.address)
+    else:
+        from attnctl_evaluation.benchmark.processes import Processes
 
-        return WorkerPool(spec, cases, workers)
-    return InProcess(spec, registry)
+        transport = Processes(make)
+    return Pool(spec, cases, workers, transport, case_timeout=options.case_timeout or CASE_TIMEOUT)
+
+
+def _load_worker(spec: CompareSpec, index: int) -> Worker:
+    """Load a worker where it is to work; only there are torch and the model needed."""
+    from attnctl_evaluation.benchmark.runner import load_worker
+
+    return load_worker(spec, index)

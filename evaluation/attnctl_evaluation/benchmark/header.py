@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from attnctl.dataset import Case, Dataset
 from attnctl.registry import Registry
-from attnctl_evaluation.benchmark.bench import Facts
+from attnctl_evaluation.benchmark.setup import SetupRecord
 from attnctl_evaluation.benchmark.spec import CompareSpec
-from attnctl_evaluation.records import DatasetEntry, Header, MethodEntry
+from attnctl_evaluation.rows import DatasetEntry, Header, MethodEntry
 
 
-def make_header(spec: CompareSpec, registry: Registry, dataset: Dataset, cases: Sequence[Case], facts: Facts) -> Header:
+def make_header(
+    spec: CompareSpec, registry: Registry, dataset: Dataset, cases: Sequence[Case], record: SetupRecord
+) -> Header:
     """Return the header of a run.
 
     Args:
@@ -20,28 +22,28 @@ def make_header(spec: CompareSpec, registry: Registry, dataset: Dataset, cases: 
         registry: Where the methods come from.
         dataset: The data set.
         cases: The cases of the whole run.
-        facts: What the workers found.
+        record: What the workers found.
     """
     plain = spec.plain()
     return Header(
         title=spec.title or f"{', '.join(spec.methods)} on {spec.dataset}",
         dataset=describe_dataset(spec.dataset, dataset, cases),
-        methods=[_method(label, spec, registry, facts) for label in spec.methods],
+        methods=[_method(label, spec, registry, record) for label in spec.methods],
         baseline=spec.baseline_label,
         seeds=list(spec.seeds),
-        columns=list(facts.cards),
-        cards=facts.cards,
-        absent=facts.absent,
+        columns=list(record.cards),
+        cards=record.cards,
+        absent=record.absent,
         settings={
             "steps": spec.steps,
             "guidance": spec.guidance,
-            "size": list(facts.size),
+            "size": list(record.size),
             "scheduler": spec.scheduler,
             "negative_prompt": spec.negative_prompt,
         },
-        model=facts.model,
-        environment=facts.environment,
-        device=facts.device,
+        model=record.model,
+        environment=record.environment,
+        device=record.device,
         config=plain,
     )
 
@@ -67,21 +69,16 @@ def describe_dataset(named: str, dataset: Dataset, cases: Sequence[Case]) -> Dat
     )
 
 
-def _method(label: str, spec: CompareSpec, registry: Registry, facts: Facts) -> MethodEntry:
-    entry, found = spec.methods[label], facts.entries[label]
+def _method(label: str, spec: CompareSpec, registry: Registry, record: SetupRecord) -> MethodEntry:
+    entry, found = spec.methods[label], record.entries[label]
     kind = registry.method(entry.method)
-    method = registry.make_method(entry.method, entry.settings, entry.preset)
-    modifiers = {
-        name: registry.make_modifier(name, settings).config.model_dump(mode="json")
-        for name, settings in entry.modifiers.items()
-    }
     return MethodEntry(
         label=label,
         folder=found.folder,
         method=entry.method,
         preset=entry.preset,
-        settings=method.config.model_dump(mode="json"),
-        modifiers=modifiers,
+        settings=found.settings,
+        modifiers={**found.modifiers},
         inversion=found.inversion,
         uses_source_prompt=found.uses_source_prompt,
         uses_mask=entry.mask,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from attnctl.errors import InputError
-from attnctl.files import reason, shown, write_atomic
+from attnctl.files import MAX_PICTURE_BYTES, parse_json, read_bytes, shown, write_atomic
+from attnctl.trusting import inside
 from attnctl_evaluation.benchmark.plan import canonical
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences
 from attnctl_evaluation.benchmark.store import CASES_NAME, RunStore
-from attnctl_evaluation.records import Key, Record, Results, line_of
+from attnctl_evaluation.rows import Key, Results, Row, line_of
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,33 @@ def _check_alike(parts: Sequence[Results]) -> list[str]:
                 f"{'; '.join(found[:3])}{more}",
                 hint="make all parts with one command and installation on machines of one kind; only --shard differs",
             )
-    return [str(json.loads(line)["id"]) for line in listed.splitlines()]
+    return _ids(listed, shown(first.folder / CASES_NAME))
 
 
-def _union(parts: Sequence[Results]) -> tuple[dict[Key, Record], dict[Key, Results]]:
+def _ids(listed: bytes, where: str) -> list[str]:
+    """Return the ids of lines of cases.
+
+    Raises:
+        InputError: A line is damaged.
+    """
+    found = []
+    for number, line in enumerate(listed.splitlines(), start=1):
+        case = parse_json(line.decode("utf-8", "replace"), f"{where}, line {number}", lines=False)
+        if not isinstance(case, dict) or not isinstance(case.get("id"), str):
+            raise InputError(
+                f"{where}, line {number}, is no case", hint="continue that part; what is damaged is made again"
+            )
+        found.append(case["id"])
+    return found
+
+
+def _union(parts: Sequence[Results]) -> tuple[dict[Key, Row], dict[Key, Results]]:
     """Return all rows and the part that each is taken from.
 
     Raises:
         InputError: Two parts say different things of one row.
     """
-    chosen: dict[Key, Record] = {}
+    chosen: dict[Key, Row] = {}
     origin: dict[Key, Results] = {}
     for part in parts:
         for row in part.records:
@@ -111,8 +128,7 @@ def _same_picture(name: str | None, one: Path, other: Path) -> bool:
 def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
     for name in names:
         place = target / name
-        if not (source / name).resolve().is_relative_to(source.resolve()):
-            raise InputError(f"{shown(source)} names a file outside of itself: {name!r}", hint="it is damaged")
+        inside(source, name, shown(source))
         if place.exists() and _same_picture(name, source, target):
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +137,6 @@ def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"cannot read {shown(path)}: {reason(error)}", hint="continue that part; what is missing is made again"
-        ) from error
+        return read_bytes(path, limit=MAX_PICTURE_BYTES)
+    except InputError as error:
+        raise InputError(error.message, hint="continue that part; what is missing is made again") from error

@@ -1,129 +1,62 @@
-"""Scoring pictures that any other code made: find them by case, measure them, keep the same run folder."""
+"""Scoring pictures that any other code made: measure them, keep the same run folder."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnctl.dataset import Case, Dataset
-from attnctl.errors import InputError, unknown
+from attnctl.errors import InputError
 from attnctl.files import reason, shown, slug
 from attnctl.pictures import png_bytes
-from attnctl_evaluation.benchmark.bench import failure_of
+from attnctl.terminal import say
+from attnctl_evaluation.benchmark.finding import NOT_METHODS, by_case
+from attnctl_evaluation.benchmark.finding import OutputsSpec as OutputsSpec
+from attnctl_evaluation.benchmark.finding import find_outputs as find_outputs
 from attnctl_evaluation.benchmark.header import describe_dataset
+from attnctl_evaluation.benchmark.inputs import digest_of, inputs_of, say_stale, stale_rows
 from attnctl_evaluation.benchmark.plan import canonical
 from attnctl_evaluation.benchmark.progress import CompareProgress
-from attnctl_evaluation.benchmark.score import Reference, mask_picture, read_reference, score
+from attnctl_evaluation.benchmark.score import Reference, mask_picture, mask_warnings, read_reference, score
+from attnctl_evaluation.benchmark.setup import failure_of
 from attnctl_evaluation.benchmark.store import INPUT, MASK, TRUTH, RunStore
-from attnctl_evaluation.records import Failure, Header, MethodEntry, Pictures, Record, Results, Timing
+from attnctl_evaluation.rows import Failure, Header, Key, MethodEntry, Pictures, Results, Row, Timing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from attnctl_evaluation.metrics.protocols import Panel
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
-"""Pictures that are looked for, in this order where one case has several."""
-
-_NOT_METHODS = {INPUT, TRUTH, MASK}
-"""Folders beside methods' folders that hold no edits."""
-
-
-@dataclass(frozen=True, eq=False)
-class OutputsSpec:
-    """What is to be scored.
-
-    Attributes:
-        outputs: Folder with ``<method>/<case>.png`` or ``<case>.png``, other suffixes and folders between included.
-        dataset: The data set as it was asked for.
-        cases: Its cases.
-        source_folder: Folder with ``<case>.png``: the sources of cases that have none, such as generated ones.
-        strip: Take the rightmost square of pictures that are wider than high.
-        methods: Only these folders; empty: all.
-        device: Where the metrics' networks run.
-        title: A line for the report's heading.
-        config: What was asked for, as plain data.
-    """
-
-    outputs: Path
-    dataset: str
-    cases: Sequence[Case]
-    source_folder: Path | None = None
-    strip: bool = False
-    methods: Sequence[str] = ()
-    device: str = "cpu"
-    title: str = ""
-    config: Mapping[str, object] | None = None
-
-
-def find_outputs(spec: OutputsSpec) -> dict[str, dict[str, Path]]:
-    """Return the pictures by method and case.
-
-    Pictures right in the folder belong to one method of the folder's name; else every folder in it is a method.
-
-    Raises:
-        InputError: There is no such folder or method, or no picture is named after a case.
-    """
-    root = spec.outputs
-    if not root.is_dir():
-        raise InputError(f"there is no folder {shown(root)}", hint="name the folder that holds the pictures")
-    wanted = {case.id for case in spec.cases}
-    single = _by_case(root.iterdir(), wanted)
-    if single:
-        label = root.resolve().name or "outputs"
-        return {label: single}
-    found = {}
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in _NOT_METHODS):
-        pictures = _by_case(folder.rglob("*"), wanted)
-        if pictures:
-            found[folder.name] = pictures
-    for name in spec.methods:
-        if name not in found:
-            raise unknown("method's folder", name, found)
-    found = {name: pictures for name, pictures in found.items() if not spec.methods or name in spec.methods}
-    if not found:
-        some = next(iter(spec.cases)).id
-        raise InputError(
-            f"{shown(root)} holds no picture that is named after a case of {spec.dataset}",
-            hint=f"expected METHOD/CASE.png or CASE.png, for example METHOD/{some}.png",
-        )
-    return found
-
-
-def _by_case(paths: Iterator[Path], wanted: set[str]) -> dict[str, Path]:
-    """Return pictures by case; of several of one case that with the first suffix, then the first in order."""
-    found: dict[str, Path] = {}
-    pictures = (p for p in paths if p.suffix.lower() in SUFFIXES and p.stem in wanted and p.is_file())
-    for path in sorted(pictures, key=lambda p: (SUFFIXES.index(p.suffix.lower()), p.as_posix())):
-        found.setdefault(path.stem, path)
-    return found
-
 
 def evaluate(
     spec: OutputsSpec, dataset: Dataset, panel: Panel, out: Path, *, force: bool = False, quiet: bool = False
 ) -> Results:
-    """Score pictures and write a run folder.
+    """Score pictures and write a run folder; of one that is there, what fits no more is measured anew.
 
     Args:
         spec: What is to be scored.
         dataset: The data set.
         panel: Columns.
-        out: The run folder; one that is not finished is continued.
+        out: The run folder; what is there is kept where it was measured on the same files.
         force: Start over where it holds a run.
         quiet: Say nothing on the way.
 
     Raises:
         InputError: Nothing can be found, or the folder cannot be written.
     """
-    pictures = find_outputs(spec)
+    notes: list[str] = []
+    pictures = find_outputs(spec, notes)
     header = _header(spec, dataset, panel, list(pictures))
     folders = {entry.label: entry.folder for entry in header.methods}
     order = canonical([case.id for case in spec.cases], header.seeds, list(pictures))
+    inputs = _inputs(spec, pictures)
     with RunStore(out, force=force) as store:
-        store.begin(header, spec.cases)
+        notes += _start(store, header, spec.cases, inputs, folders)
+        for text in notes:
+            say("note", text)
         with CompareProgress(len(order), len(store.rows), quiet=quiet) as progress:
             for case in spec.cases:
                 left = [label for label in pictures if (case.id, label, 0) not in store.rows]
@@ -131,10 +64,49 @@ def evaluate(
                 for label, opened in _open(case, pictures, spec.strip).items() if left else ():
                     if label in left:
                         row, timing, files = _score_one(spec, panel, case, label, folders[label], opened)
+                        row = row.model_copy(update={"inputs": inputs[row.key]})
                         rows += store.add([row], [timing] if timing is not None else [], files)
                 progress.advance(len(rows), sum(row.status == "failed" for row in rows), case.id)
         store.finish(order)
     return Results.read(out)
+
+
+def _inputs(spec: OutputsSpec, pictures: Mapping[str, Mapping[str, Path]]) -> dict[Key, dict[str, str]]:
+    """Return the digests of all that is measured, by row."""
+    found: dict[Key, dict[str, str]] = {}
+    sources = _sources(spec)
+    for case in spec.cases:
+        shared = inputs_of(case, sources.get(case.id))
+        for label, paths in pictures.items():
+            edit = {"edit": digest_of(paths[case.id])} if case.id in paths else {}
+            found[case.id, label, 0] = {**shared, **edit}
+    return found
+
+
+def _start(
+    store: RunStore,
+    header: Header,
+    cases: Sequence[Case],
+    inputs: Mapping[Key, Mapping[str, str]],
+    folders: Mapping[str, str],
+) -> list[str]:
+    """Begin a folder, or take out of one what does not fit what is there now; say what was taken out.
+
+    What may differ from last time are the files: the data set's, and which methods and pictures there are.
+
+    Raises:
+        InputError: The run that is there was asked for something else.
+    """
+    if store.header is None:
+        store.begin(header, cases)
+        return []
+    kept = {name: getattr(store.header, name) for name in ("dataset", "methods", "baseline", "title")}
+    store.adopt(header.model_copy(update=kept))
+    total = len(store.rows)
+    stale = stale_rows(store.rows, inputs, folders)
+    store.forget(stale)
+    store.renew(header, cases)
+    return [say_stale(stale, total)] if stale else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +145,7 @@ def _open(case: Case, pictures: Mapping[str, Mapping[str, Path]], strip: bool) -
 
 def _score_one(
     spec: OutputsSpec, panel: Panel, case: Case, label: str, folder: str, opened: _Opened
-) -> tuple[Record, Timing | None, dict[str, bytes]]:
+) -> tuple[Row, Timing | None, dict[str, bytes]]:
     """Measure one picture."""
     common = {
         "case": case.id,
@@ -186,10 +158,10 @@ def _score_one(
     }
     edited = opened.picture
     if opened.error is not None:
-        return Record.model_validate({**common, "status": "failed", "failure": failure_of(opened.error)}), None, {}
+        return Row.model_validate({**common, "status": "failed", "failure": failure_of(opened.error)}), None, {}
     if edited is None:
         failure = Failure(kind="MissingPicture", message=case.missing or "there is no picture of this case")
-        return Record.model_validate({**common, "status": "missing", "failure": failure}), None, {}
+        return Row.model_validate({**common, "status": "missing", "failure": failure}), None, {}
     began = time.perf_counter()
     try:
         size = (edited.height, edited.width)
@@ -197,11 +169,12 @@ def _score_one(
         files, pictures = _files(case, f"{folder}/{case.id}.png", edited, reference, opened.suffix)
         scores = score(panel, case, edited, reference)
     except (Exception, SystemExit) as error:  # strangers' data sets raise nearly anything
-        return Record.model_validate({**common, "status": "failed", "failure": failure_of(error)}), None, {}
+        return Row.model_validate({**common, "status": "failed", "failure": failure_of(error)}), None, {}
     cards = {name: panel.cards[name].id for name in scores}
-    done = {**common, "status": "ok", "scores": scores, "cards": cards, "pictures": pictures}
+    done = {**common, "status": "ok", "scores": scores, "cards": cards, "pictures": pictures,
+            "warnings": mask_warnings(reference)}  # fmt: skip
     timing = Timing(case=case.id, method=label, seed=0, score_seconds=time.perf_counter() - began)
-    return Record.model_validate(done), timing, files
+    return Row.model_validate(done), timing, files
 
 
 def read_output(path: Path, *, strip: bool = False) -> Image:
@@ -218,12 +191,17 @@ def read_output(path: Path, *, strip: bool = False) -> Image:
     return picture
 
 
+def _sources(spec: OutputsSpec) -> dict[str, Path]:
+    """Return the pictures of the folder of sources by case."""
+    if spec.source_folder is None:
+        return {}
+    return by_case(spec.source_folder.iterdir(), {case.id for case in spec.cases}, [])
+
+
 def _source(spec: OutputsSpec, case: Case, size: tuple[int, int]) -> Image | None:
     if case.picture is not None:
         return case.picture(size).convert("RGB")
-    if spec.source_folder is None:
-        return None
-    found = _by_case(spec.source_folder.iterdir(), {case.id}).get(case.id)
+    found = _sources(spec).get(case.id)
     if found is None:
         return None
     from attnctl.pictures import load_picture, to_image
@@ -259,7 +237,7 @@ def _header(spec: OutputsSpec, dataset: Dataset, panel: Panel, labels: Sequence[
     for label in labels:
         folder = base = slug(label)
         number = 1
-        while folder in {entry.folder for entry in entries} | _NOT_METHODS:
+        while folder in {entry.folder for entry in entries} | NOT_METHODS:
             number += 1
             folder = f"{base}-{number}"
         entries.append(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from attnctl.dataset import Case
 from attnctl.errors import InputError, unknown
 from attnctl.files import slug
-from attnctl_evaluation.records import Key
+from attnctl_evaluation.rows import Key
 
 SEED_STRIDE = 1_000_000
 """How far a case's own seed moves from one seed of the run to the next."""

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from attnctl.terminal import say
+from attnctl.terminal import one_line, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -50,7 +50,11 @@ class CompareProgress:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+            columns = (
+                TextColumn("{task.description}", markup=False),  # the name of a case may hold brackets
+                BarColumn(),
+                TextColumn("{task.fields[state]}", markup=False),
+            )
             self._bars = Progress(*columns, console=Console(file=sys.stderr), redirect_stdout=False)
             self._bars.start()
             self._task = self._bars.add_task("loading", total=self.total, completed=self.done, state=self.state())
@@ -80,7 +84,7 @@ class CompareProgress:
         else:
             self._counted += rows
         if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=self.done, description=what, state=self.state())
+            self._bars.update(self._task, completed=self.done, description=one_line(what), state=self.state())
         elif not self._quiet and now - self._said >= PLAIN_EVERY:
             self._said = now
             say("note", self.state())

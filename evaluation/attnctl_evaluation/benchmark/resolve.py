@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnctl.errors import InputError, unknown
 from attnctl.example import Example
 from attnctl.inversion import InversionSpec
+from attnctl.request import Sampling
 from attnctl_evaluation.benchmark.spec import CompareSpec, Entry
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def resolve(spec: CompareSpec, registry: Registry) -> CompareSpec:
 
     check_names(spec, registry)
     example = Example.of(spec.model)
+    sampling = example.fill(Sampling.of(spec))
     named = DatasetSpec.parse(spec.dataset).name
     entries = {
         label: _entry(label, _suited(label, entry, example, registry), spec, registry)
@@ -46,8 +48,8 @@ def resolve(spec: CompareSpec, registry: Registry) -> CompareSpec:
             "dataset_settings": _dataset_settings(spec, registry),
             "baseline": spec.baseline_label,
             "metrics": spec.metrics or DEFAULT_METRICS.get(named, GENERAL_METRICS),
-            "steps": example.steps if spec.steps is None else spec.steps,
-            "guidance": example.guidance if spec.guidance is None else spec.guidance,
+            "steps": sampling.steps,
+            "guidance": sampling.guidance,
         }
     )
 
@@ -73,14 +75,12 @@ def cores() -> int:
 
 
 def check_names(spec: CompareSpec, registry: Registry) -> None:
-    """Refuse models, schedulers, metrics, inversions and prompts that cannot be right.
+    """Refuse models, metrics and inversions that cannot be right.
 
     Raises:
         AttnctlError: One is such.
     """
     from attnctl.loading import DTYPES, inspect_folder, locate
-    from attnctl.request import check_text
-    from attnctl.sampling_names import SCHEDULERS
     from attnctl_evaluation.metrics.protocols import columns_of
 
     location, single_file = locate(spec.model)
@@ -88,11 +88,6 @@ def check_names(spec: CompareSpec, registry: Registry) -> None:
         inspect_folder(location, spec.model)
     if spec.dtype is not None and spec.dtype not in DTYPES:
         raise unknown("dtype", spec.dtype, DTYPES)
-    if spec.scheduler not in SCHEDULERS:
-        raise unknown("scheduler", spec.scheduler, SCHEDULERS)
-    check_text(spec.negative_prompt)
-    if spec.size is not None and min(spec.size) < 1:
-        raise InputError(f"size {spec.size} is not allowed", hint="give height and width in pixels")
     for name in spec.metrics:
         columns_of(name, registry)
     for name, settings in spec.metric_settings.items():

@@ -8,8 +8,9 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from attnctl.dataset import Case
 from attnctl.errors import AttnctlError
 from attnctl.pictures import png_bytes, to_image
 from attnctl.result import CoverageRow, EditResult, check_coverage
-from attnctl_evaluation.benchmark.bench import Bench, JobResult, failure_of
 from attnctl_evaluation.benchmark.plan import picture_name
 from attnctl_evaluation.benchmark.score import Reference, mask_picture, read_reference, score
+from attnctl_evaluation.benchmark.setup import JobResult, Setup, SetupRecord, failure_of
+from attnctl_evaluation.benchmark.spec import CompareSpec
 from attnctl_evaluation.benchmark.store import INPUT, MASK, TRUTH
-from attnctl_evaluation.records import Failure, Pictures, Record, ScoreRecord, Timing
+from attnctl_evaluation.rows import Failure, Pictures, Row, RowScore, Timing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,50 +54,86 @@ class _Lane:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     peak: int | None = None
-    scores: dict[str, ScoreRecord] = field(default_factory=dict)
+    scores: dict[str, RowScore] = field(default_factory=dict)
     score_seconds: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _Material:
+class _CaseInput:
     """What all requests of a case are made from."""
 
-    bench: Bench
+    setup: Setup
     case: Case
     seed: int
     pixels: Tensor | None
     mask: Tensor | None
 
     def request(self, labels: Sequence[str]) -> EditRequest:
-        shown = self.mask if self.bench.spec.methods[labels[0]].mask else None
-        return self.bench.request(list(labels), self.case, self.seed, self.pixels, shown)
+        shown = self.mask if self.setup.spec.methods[labels[0]].mask else None
+        return self.setup.request(list(labels), self.case, self.seed, self.pixels, shown)
 
 
-def run_case(bench: Bench, case: Case, seed: int) -> JobResult:
-    """Edit one case with every entry and measure the pictures; faults become rows."""
-    lanes = [_Lane(label) for label in bench.spec.methods]
+@dataclass(frozen=True)
+class CaseWorker:
+    """Works off jobs in this process.
+
+    Attributes:
+        record: What the header says of it.
+        run: From case id and seed to what came of them.
+    """
+
+    record: SetupRecord
+    run: Callable[[str, int], JobResult]
+
+
+def make_worker(setup: Setup) -> CaseWorker:
+    """Return who works off the jobs of a setup."""
+    return CaseWorker(setup.record, partial(run_case, setup))
+
+
+def load_worker(spec: CompareSpec, index: int) -> CaseWorker:
+    """Load what a worker needs; several workers of a machine share its GPUs evenly.
+
+    Raises:
+        AttnctlError: It cannot be loaded.
+    """
+    if spec.device in (None, "cuda") and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(index % torch.cuda.device_count())
+    return make_worker(Setup(spec))
+
+
+def run_case(setup: Setup, case_id: str, seed: int) -> JobResult:
+    """Edit one case with every entry and measure the pictures; faults of methods, pictures and metrics become rows.
+
+    Args:
+        setup: Model, methods, cases and metrics.
+        case_id: The case.
+        seed: Seed of the run.
+    """
+    case = setup.cases[case_id]
+    lanes = [_Lane(label) for label in setup.spec.methods]
     if case.missing:
         gone = Failure(kind="MissingPicture", message=case.missing)
-        return _result(bench, case, seed, [replace(lane, failure=gone) for lane in lanes], Reference(), "missing")
+        return _result(setup, case, seed, [replace(lane, failure=gone) for lane in lanes], Reference(), "missing")
     try:
-        source = None if case.picture is None else case.picture(bench.size).convert("RGB")
-        reference = read_reference(case, bench.size, source)
+        source = None if case.picture is None else case.picture(setup.size).convert("RGB")
+        reference = read_reference(case, setup.size, source)
     except _FAULTS as error:
         for lane in lanes:
             lane.failure = _fault(error)
-        return _result(bench, case, seed, lanes, Reference())
+        return _result(setup, case, seed, lanes, Reference())
     pixels = None if source is None else torch.from_numpy(np.asarray(source).transpose(2, 0, 1) / np.float32(127.5) - 1)
     mask = None if reference.mask is None else torch.from_numpy(reference.mask.copy())
-    generated = _edit(_Material(bench, case, seed, pixels, mask), lanes)
+    generated = _edit(_CaseInput(setup, case, seed, pixels, mask), lanes)
     if source is None:
         reference = replace(reference, source=generated)
     for lane in lanes:
         if lane.failure is None and lane.image is not None:
-            _measure(bench, case, lane, lane.image, reference)
-    return _result(bench, case, seed, lanes, reference)
+            _measure(setup, case, lane, lane.image, reference)
+    return _result(setup, case, seed, lanes, reference)
 
 
-def _edit(material: _Material, lanes: Sequence[_Lane]) -> Image | None:
+def _edit(material: _CaseInput, lanes: Sequence[_Lane]) -> Image | None:
     """Run every lane, together where they can; return the generated source, if there is one."""
     groups: dict[Hashable, list[_Lane]] = {}
     for lane in lanes:
@@ -107,7 +145,7 @@ def _edit(material: _Material, lanes: Sequence[_Lane]) -> Image | None:
     return None if material.case.real else next((image for image in found if image is not None), None)
 
 
-def _attempt(material: _Material, group: Sequence[_Lane]) -> Image | None:
+def _attempt(material: _CaseInput, group: Sequence[_Lane]) -> Image | None:
     """Run some lanes; where that fails, one by one, so that the fault is that of the lane that has it."""
     try:
         return _run(material, group)
@@ -120,13 +158,13 @@ def _attempt(material: _Material, group: Sequence[_Lane]) -> Image | None:
     return next((image for image in found if image is not None), None)
 
 
-def _prepare(material: _Material, lane: _Lane) -> Hashable:
+def _prepare(material: _CaseInput, lane: _Lane) -> Hashable:
     """Plan a lane alone; return what lanes must have in common to run in one request.
 
     Raises:
         AttnctlError: The method refuses the case.
     """
-    session = material.bench.session
+    session = material.setup.session
     request = material.request([lane.label])
     plan = session.plan(request)
     lane.edit_rows = session.edit_rows(request, plan)
@@ -140,7 +178,7 @@ def _prepare(material: _Material, lane: _Lane) -> Hashable:
     for name, wanted in plan.inversions.items():
         source = plan.lanes[name]
         reads = session.registry.make_inversion(wanted).reads_lane
-        found += [wanted, (source.prompt, source.uncond.prompt, source.guidance) if reads else None]
+        found += [wanted, (source.prompt, source.negative_prompt, source.guidance) if reads else None]
     return tuple(found)
 
 
@@ -149,13 +187,13 @@ def _same_prompt(plan: RunPlan) -> bool:
     return plan.lanes[edit.name].prompt == plan.lanes[edit.source].prompt
 
 
-def _run(material: _Material, group: Sequence[_Lane]) -> Image:
+def _run(material: _CaseInput, group: Sequence[_Lane]) -> Image:
     """Run some lanes in one request and keep what came of each; return the source.
 
     Raises:
         Exception: Whatever went wrong; no lane is changed then.
     """
-    session = material.bench.session
+    session = material.setup.session
     request = material.request([lane.label for lane in group])
     result = session.run(request)
     images = {lane.label: to_image(result[lane.label].pixels) for lane in group}
@@ -165,7 +203,7 @@ def _run(material: _Material, group: Sequence[_Lane]) -> Image:
         lane.image = images[lane.label]
         lane.coverage = [row for row in result.coverage if row.lane == lane.label]
         lane.rows = rows[lane.label]
-        lane.warnings = _own_warnings(material.bench, result.warnings, lane, group)
+        lane.warnings = _own_warnings(material.setup, result.warnings, lane, group)
         lane.seconds = {stage: seconds / len(group) for stage, seconds in result.seconds.items()}
         lane.peak = result.peak_memory or None
         fault = _idle(result, lane)
@@ -195,11 +233,11 @@ def _idle(result: EditResult, lane: _Lane) -> str | None:
     return check_coverage(own, {lane.label: lane.same_prompt})
 
 
-def _own_warnings(bench: Bench, warnings: Iterable[str], lane: _Lane, group: Sequence[_Lane]) -> list[str]:
+def _own_warnings(setup: Setup, warnings: Iterable[str], lane: _Lane, group: Sequence[_Lane]) -> list[str]:
     """Return the warnings that are about a lane: those that name it or its method, and those that name nobody."""
 
     def names(one: _Lane) -> str:
-        alike = "|".join(re.escape(name) for name in {one.label, bench.spec.methods[one.label].method})
+        alike = "|".join(re.escape(name) for name in {one.label, setup.spec.methods[one.label].method})
         return rf"^({alike})\b|\((\w+ of )?({alike})\)|\bof ({alike})\b"
 
     found = []
@@ -210,29 +248,29 @@ def _own_warnings(bench: Bench, warnings: Iterable[str], lane: _Lane, group: Seq
     return found
 
 
-def _measure(bench: Bench, case: Case, lane: _Lane, image: Image, reference: Reference) -> None:
+def _measure(setup: Setup, case: Case, lane: _Lane, image: Image, reference: Reference) -> None:
     began = time.perf_counter()
     try:
-        lane.scores = score(bench.panel, case, image, reference)
+        lane.scores = score(setup.panel, case, image, reference)
     except _FAULTS as error:
         lane.failure = _fault(error)
     lane.score_seconds = time.perf_counter() - began
 
 
 def _result(
-    bench: Bench, case: Case, seed: int, lanes: Sequence[_Lane], reference: Reference, status: str = ""
+    setup: Setup, case: Case, seed: int, lanes: Sequence[_Lane], reference: Reference, status: str = ""
 ) -> JobResult:
     """Write everything down."""
-    pictures, shared = _shared_pictures(bench, case, seed, reference)
-    name = picture_name(case.id, seed, bench.spec.seeds)
+    pictures, shared = _shared_pictures(setup, case, seed, reference)
+    name = picture_name(case.id, seed, setup.spec.seeds)
     records, timings = [], []
     for lane in lanes:
         edit = None
         if lane.image is not None:
-            edit = f"{bench.entries[lane.label].folder}/{name}"
+            edit = f"{setup.entries[lane.label].folder}/{name}"
             pictures[edit] = png_bytes(lane.image)
         records.append(
-            Record.model_validate(
+            Row.model_validate(
                 {
                     "case": case.id,
                     "method": lane.label,
@@ -243,7 +281,7 @@ def _result(
                     "prompt": case.prompt,
                     "real": case.real,
                     "scores": lane.scores,
-                    "cards": {label: bench.card_ids[label] for label in lane.scores},
+                    "cards": {label: setup.card_ids[label] for label in lane.scores},
                     "coverage": [asdict(row) for row in lane.coverage],
                     "rows": lane.rows,
                     "warnings": lane.warnings,
@@ -267,14 +305,14 @@ def _result(
 
 
 def _shared_pictures(
-    bench: Bench, case: Case, seed: int, reference: Reference
+    setup: Setup, case: Case, seed: int, reference: Reference
 ) -> tuple[dict[str, bytes], Mapping[str, str]]:
     """Return the pictures that all lanes have in common, as files and by their role."""
     files: dict[str, bytes] = {}
     roles: dict[str, str] = {}
     own = f"{case.id}.png"
     if reference.source is not None:
-        name = own if case.real else picture_name(case.id, seed, bench.spec.seeds)
+        name = own if case.real else picture_name(case.id, seed, setup.spec.seeds)
         roles["source"] = f"{INPUT}/{name}"
         files[roles["source"]] = png_bytes(reference.source)
     if reference.truth is not None:

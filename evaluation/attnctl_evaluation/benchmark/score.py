@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnctl.dataset import Case
 from attnctl.metric import Sample
-from attnctl_evaluation.records import ScoreRecord
+from attnctl_evaluation.rows import RowScore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def read_reference(case: Case, size: tuple[int, int], source: Image | None) -> R
     return Reference(source, truth, None if case.mask is None else case.mask(size))
 
 
-def score(panel: Panel, case: Case, edited: Image, reference: Reference) -> dict[str, ScoreRecord]:
+def score(panel: Panel, case: Case, edited: Image, reference: Reference) -> dict[str, RowScore]:
     """Measure every column of one edited picture."""
     import torch
 
@@ -59,7 +59,7 @@ def score(panel: Panel, case: Case, edited: Image, reference: Reference) -> dict
         facts=case.facts,
     )
     found = panel.score(sample)
-    return {label: ScoreRecord(value=one.value, reason=one.reason) for label, one in found.items()}
+    return {label: RowScore(value=one.value, reason=one.reason) for label, one in found.items()}
 
 
 def _tensor(picture: Image) -> Tensor:
@@ -68,6 +68,13 @@ def _tensor(picture: Image) -> Tensor:
 
     levels = np.asarray(picture.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(levels.copy()).permute(2, 0, 1) / 255
+
+
+def mask_warnings(reference: Reference) -> list[str]:
+    """Say where a mask leaves nothing to measure on one of its sides."""
+    if reference.mask is None or (reference.mask.any() and not reference.mask.all()):
+        return []
+    return [f"the mask is {'full' if reference.mask.all() else 'empty'}: what it splits has no value on one side"]
 
 
 def mask_picture(mask: NDArray[np.bool_]) -> Image:

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from attnctl import files
 from attnctl.errors import InputError, unknown
-from attnctl.files import reason, shown
+from attnctl.request import Sampling
 
 CONFIG_NAME = "compare.toml"
 """The resolved configuration's file in the run folder."""
@@ -67,7 +68,7 @@ class CompareSpec(_Part):
         guidance: Guidance scale; None: the model's own.
         negative_prompt: Text of the unconditional half.
         size: Picture (height, width) in pixels; None: the model's own.
-        scheduler: One of `attnctl.sampling_names.SCHEDULERS`; real pictures are always sampled with ``ddim``.
+        scheduler: One of `attnctl.sampling.SCHEDULERS`; real pictures are always sampled with ``ddim``.
         max_rows: Largest number of rows in one denoiser call.
         model: As ``attnctl run --model``.
         revision: Branch, tag or commit of a hub model.
@@ -90,12 +91,12 @@ class CompareSpec(_Part):
     metrics: tuple[str, ...] = ()
     metric_settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
-    steps: int | None = Field(None, ge=1)
-    guidance: float | None = Field(None, ge=1, allow_inf_nan=False)
+    steps: int | None = None
+    guidance: float | None = None
     negative_prompt: str = ""
     size: tuple[int, int] | None = None
     scheduler: str = "ddim"
-    max_rows: int | None = Field(None, ge=1)
+    max_rows: int | None = None
     model: str = "micro"
     revision: str | None = None
     dtype: str | None = None
@@ -133,6 +134,11 @@ class CompareSpec(_Part):
     def _known_baseline(self) -> CompareSpec:
         if self.baseline and self.baseline not in self.methods:
             raise ValueError(f"the baseline {self.baseline!r} is none of the methods {', '.join(self.methods)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> CompareSpec:
+        Sampling.of(self)  # knows what is allowed
         return self
 
     @property
@@ -173,6 +179,8 @@ def build_spec(data: Mapping[str, Any], where: str) -> CompareSpec:
         raise InputError(f"{where} names no methods", hint="give --methods NAME,NAME; `attnctl methods` lists them")
     try:
         return CompareSpec.model_validate(dict(data))
+    except InputError as error:
+        raise InputError(f"{where}: {error.message}", hint=error.hint) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -195,15 +203,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read or is no TOML; the message names the line.
     """
-    import tomllib
-
     hint = f"name a TOML file such as the {CONFIG_NAME} of a finished comparison"
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint=hint) from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{shown(path)} is not TOML: {reason(error)}", hint=hint) from error
+        return files.read_toml(path)
+    except InputError as error:
+        raise InputError(error.message, hint=hint) from error
 
 
 def toml_bytes(data: Mapping[str, Any], note: str = "") -> bytes:
@@ -223,8 +227,10 @@ def _for_toml(value: Any) -> Any:
     """Bring values to what TOML has: no null, and nothing that is null inside lists."""
     if value is None:
         return "none"  # settings read it as null
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")  # bytes of a path that are no UTF-8
     if isinstance(value, Mapping):
-        return {str(k): _for_toml(v) for k, v in value.items()}
+        return {_for_toml(str(k)): _for_toml(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         if _holds_null(value):
             return json.dumps(value)  # settings read JSON, too

@@ -13,19 +13,20 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from attnctl.dataset import Case
 from attnctl.errors import InputError
-from attnctl.files import cannot_write, shown, write_atomic
+from attnctl.files import cannot_write, sha256_of, shown, write_atomic
+from attnctl.trusting import check_inside, inside
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences, read_toml, toml_bytes
-from attnctl_evaluation.records import (
+from attnctl_evaluation.rows import (
     HEADER_NAME,
     RECORDS_NAME,
     TIMINGS_NAME,
     Header,
     Key,
-    Record,
+    Row,
     Timing,
     content_of,
     line_of,
@@ -34,13 +35,19 @@ from attnctl_evaluation.records import (
     read_rows,
 )
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 CASES_NAME = "cases.jsonl"
 """The run's cases as plain data, one a line, in the order of the data set."""
 
 INPUT, TRUTH, MASK = "input", "truth", "mask"
 """Folders of pictures that do not depend on the method."""
 
-_OWN_FILES = {HEADER_NAME, RECORDS_NAME, TIMINGS_NAME, CASES_NAME, CONFIG_NAME}
+LOCK_NAME = ".attnctl-lock"
+"""Is there while a process writes the folder, and after one that was killed."""
+
+_OWN_FILES = {LOCK_NAME, HEADER_NAME, RECORDS_NAME, TIMINGS_NAME, CASES_NAME, CONFIG_NAME}
 _NOTE = "What this folder was made from; `attnctl compare FILE` reads it."
 
 
@@ -63,6 +70,7 @@ class RunStore:
     def __init__(self, folder: Path, *, force: bool = False) -> None:
         self.folder = folder
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
+        check_inside(folder, _OWN_FILES)  # before the lock's file is opened, which writing goes to
         self._lock = _lock(folder)
         try:
             self._check_content()
@@ -70,7 +78,7 @@ class RunStore:
                 self._start_over()
             self._clean()
             self.header: Header | None = read_header(self._header) if self._header.exists() else None
-            self.rows: dict[Key, Record] = {}
+            self.rows: dict[Key, Row] = {}
             self.timings: dict[Key, Timing] = {}
             if self.header is not None:
                 self._load()
@@ -88,12 +96,14 @@ class RunStore:
 
     def close(self) -> None:
         """Let others write the folder; one that was made for nothing goes."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # Windows keeps the file until it is closed; the next run takes it over
+                (self.folder / LOCK_NAME).unlink()
+            self._lock.release()
+            self._lock = None
         for place in self._made:
             with contextlib.suppress(OSError):  # not empty
                 place.rmdir()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     @property
     def _header(self) -> Path:
@@ -139,7 +149,15 @@ class RunStore:
         write_atomic(self._header, header_bytes(header))
         self.header = header
 
-    def add(self, records: Iterable[Record], timings: Iterable[Timing], pictures: Mapping[str, bytes]) -> list[Record]:
+    def renew(self, header: Header, cases: Sequence[Case]) -> None:
+        """Replace what all rows share, after those rows were taken out that it does not fit any more."""
+        if header != self.header:
+            write_atomic(self.folder / CASES_NAME, case_lines(cases))
+            write_atomic(self.folder / CONFIG_NAME, toml_bytes(header.config, _NOTE))
+            write_atomic(self._header, header_bytes(header))
+            self.header = header
+
+    def add(self, records: Iterable[Row], timings: Iterable[Timing], pictures: Mapping[str, bytes]) -> list[Row]:
         """Keep finished rows: pictures first, then costs, then each row; those that are there already are left alone.
 
         Args:
@@ -153,7 +171,7 @@ class RunStore:
         Raises:
             InputError: The disk is full, or the folder cannot be written any more.
         """
-        new = [row for row in records if row.key not in self.rows]
+        new = [_with_digests(row, pictures) for row in records if row.key not in self.rows]
         costs = {row.key: row for row in timings}
         for name in dict.fromkeys(n for row in new for n in row.pictures.model_dump().values() if n is not None):
             if name in pictures:
@@ -168,7 +186,10 @@ class RunStore:
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Take rows out, so that they are made again."""
-        gone = [self.rows.pop(key, None) for key in keys]
+        wanted = list(keys)
+        gone = [self.rows.pop(key, None) for key in wanted]
+        for key in wanted:
+            self.timings.pop(key, None)
         if any(gone):
             write_atomic(self.folder / RECORDS_NAME, lines_of(self.rows.values()))
 
@@ -188,10 +209,10 @@ class RunStore:
         """Read the rows, cut a half line off, and leave out rows that are doubled or whose pictures are gone."""
         for name in (RECORDS_NAME, TIMINGS_NAME):
             _cut_half_line(self.folder / name)
-        rows = list(read_rows(self.folder / RECORDS_NAME, Record))
+        rows = list(read_rows(self.folder / RECORDS_NAME, Row))
         for row in rows:
             names = [n for n in row.pictures.model_dump().values() if n is not None]
-            if row.key not in self.rows and all((self.folder / n).is_file() for n in names):
+            if row.key not in self.rows and all(inside(self.folder, n).is_file() for n in names):
                 self.rows[row.key] = row
         if len(self.rows) != len(rows):
             write_atomic(self.folder / RECORDS_NAME, lines_of(self.rows.values()))
@@ -228,17 +249,18 @@ class RunStore:
                 place = self.folder / name
                 if name and place.resolve().parent == self.folder.resolve() and place.is_dir():
                     shutil.rmtree(place, ignore_errors=True)
-        for name in _OWN_FILES:
+        for name in _OWN_FILES - {LOCK_NAME}:
             (self.folder / name).unlink(missing_ok=True)
 
     def _clean(self) -> None:
         """Remove what was half written when an earlier process ended."""
-        for path in (*self.folder.glob("*"), *self.folder.glob("*/*")):
+        folders = [place for place in self.folder.iterdir() if place.is_dir() and not place.is_symlink()]
+        for path in (*self.folder.iterdir(), *(path for folder in folders for path in folder.iterdir())):
             if _temporary(path):
                 path.unlink(missing_ok=True)
 
     def _write_picture(self, name: str, data: bytes) -> None:
-        path = self.folder / name
+        path = inside(self.folder, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -291,30 +313,34 @@ def _cut_half_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path) -> BaseFileLock | None:
     """Make the folder and keep other processes from writing it; the lock ends with this process, however it ends.
 
     Returns:
-        The lock's file descriptor; None where the system or the file system has no such locks.
+        The lock; None where the file system has no such locks.
     """
+    from filelock import FileLock, Timeout
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
+    # A marker in place of a lock would outlive a process that is killed, and the run could not be continued.
+    lock = FileLock(folder / LOCK_NAME, timeout=0, fallback_to_soft=False, thread_local=False)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(place)
+        lock.acquire()
+    except Timeout:
         raise InputError(
             f"another process is writing {shown(folder)}", hint="wait for it, or give every process its own --out"
         ) from None
-    except OSError:  # network file systems without locks
+    except (OSError, NotImplementedError):  # network file systems without locks
         with contextlib.suppress(OSError):
-            os.close(place)
+            (folder / LOCK_NAME).unlink()
         return None
-    return place
+    return lock
+
+
+def _with_digests(row: Row, pictures: Mapping[str, bytes]) -> Row:
+    """Return a row that says of every picture of its what was written."""
+    roles = {role: name for role, name in row.pictures.model_dump().items() if name in pictures}
+    return row.model_copy(update={"sha256": {role: sha256_of(pictures[name]) for role, name in roles.items()}})

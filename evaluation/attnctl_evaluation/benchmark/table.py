@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from attnctl.terminal import facts, plain, say, shorten, show, show_json, table
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -47,6 +47,7 @@ class Compare(Command):
 
     def run(self, arguments: Namespace) -> int:
         """Compare."""
+        from attnctl.budget import MAX_WORKERS, within
         from attnctl.errors import InputError
         from attnctl.registry import Registry
         from attnctl_evaluation.benchmark.arguments import read_spec, run_folder
@@ -57,6 +58,12 @@ class Compare(Command):
 
         if arguments.workers < 1:
             raise InputError(f"--workers must be at least 1, found {arguments.workers}", hint="1 works in one process")
+        within("the number of --workers", arguments.workers, MAX_WORKERS, hint="one for each core is enough")
+        if arguments.case_timeout is not None and not arguments.case_timeout > 0:
+            raise InputError(
+                f"--case-timeout must be more than 0 seconds, found {arguments.case_timeout:g}",
+                hint="give the longest time that one case may honestly take",
+            )
         shard = None if arguments.shard is None else Shard.parse(arguments.shard)
         registry = Registry.load(arguments.plugins)
         spec = read_spec(arguments, registry)
@@ -70,6 +77,7 @@ class Compare(Command):
             engine=arguments.engine,
             address=arguments.ray_address,
             shard=shard,
+            case_timeout=arguments.case_timeout,
             quiet=arguments.quiet,
         )
         outcome = compare(resolve(spec, registry), registry, options)
@@ -94,27 +102,16 @@ def _what(group: object, names: object) -> None:
 
 
 def _sampling(group: object) -> None:
-    from attnctl.arguments import number, picture_size, whole
-    from attnctl.loading import DTYPES, EMBEDDED
-    from attnctl.sampling_names import SCHEDULERS
+    from attnctl.arguments import add_model_arguments, add_sampling_arguments, whole
 
+    add_model_arguments(group, default=None)
+    add_sampling_arguments(group)
     add = group.add_argument  # type: ignore[attr-defined]
-    add("--model", metavar="NAME", help=f"as for `attnctl run`; default {EMBEDDED}")
-    add("--revision", metavar="NAME", help="branch, tag or commit of a hub model")
-    add("--dtype", metavar="TYPE", help=f"{', '.join(DTYPES)}; default: float32 on a CPU, else float16")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps; default: the best there is")
-    add("--config", metavar="FOLDER", help="configuration for a .safetensors file that does not tell")
-    add("--steps", metavar="N", type=whole, help="denoising steps; default: the model's, else 50")
-    add("--guidance", metavar="G", type=number, help="classifier-free guidance; default: the model's, else 7.5")
-    add("--negative-prompt", metavar="TEXT", help="text of the unconditional half")
-    add("--size", metavar="HxW", type=picture_size, help="height and width in pixels; default: the model's")
-    add("--scheduler", metavar="NAME", help=f"for generated sources: {', '.join(SCHEDULERS)}; default ddim")
-    add("--max-rows", metavar="N", type=whole, help="at most so many rows in one denoiser call, to save memory")
     add("--threads", metavar="N", type=whole, help="torch threads of each process; default: those of the run that is continued, else this machine's cores shared among the workers")  # fmt: skip # noqa: E501
 
 
 def _how(group: object) -> None:
-    from attnctl.arguments import whole
+    from attnctl.arguments import number, whole
 
     add = group.add_argument  # type: ignore[attr-defined]
     add("--out", metavar="FOLDER", help="folder to write to, or to continue; default: one in attnctl-runs that is named after what is asked, so that asking again continues")  # fmt: skip # noqa: E501
@@ -122,6 +119,7 @@ def _how(group: object) -> None:
     add("--retry-failed", action="store_true", help="make rows that failed again")
     add("--shard", metavar="I/N", help="only this part of the cases, counted from 1; `attnctl merge` puts parts together")  # fmt: skip # noqa: E501
     add("--workers", metavar="N", type=whole, default=1, help="number of processes; default 1")
+    add("--case-timeout", metavar="SECONDS", type=number, help="with several workers, or given here: a worker that takes longer to load or for one case is ended, and the case tried again once, then recorded as failed; default 14400")  # fmt: skip # noqa: E501
     add("--engine", metavar="NAME", choices=("local", "ray"), default="local", help="local (default), or ray for a Ray cluster")  # fmt: skip # noqa: E501
     add("--ray-address", metavar="ADDRESS", help="the Ray cluster; default: the one this machine is part of, else a new one here")  # fmt: skip # noqa: E501
     add("--quiet", action="store_true", help="no progress")

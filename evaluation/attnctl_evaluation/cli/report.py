@@ -57,14 +57,11 @@ class Report(Command):
 
     def run(self, arguments: Namespace) -> int:
         """Write it."""
-        import logging
         import sys
 
         from attnctl.terminal import say
         from attnctl_evaluation.report.writer import FORMATS, build, format_of, write
 
-        # On its first use it tells everyone that it looks for fonts, of which the figure needs none.
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         out: Path | None = arguments.out
         to_terminal = out is not None and str(out) == "-"
         form = arguments.format or ("html" if out is None or to_terminal else format_of(out))

@@ -54,6 +54,10 @@ class Verify(Command):
             "--plugin", metavar="FILE", dest="plugins", action="append", default=[],
             help="load this plugin file; those of the record are not loaded by themselves, since that runs code",
         )  # fmt: skip
+        parser.add_argument(
+            "--integrity", action="store_true",
+            help="run nothing: only look whether the folder is what was written, by the digests that it holds",
+        )  # fmt: skip
         parser.add_argument("--keep", metavar="DIR", help="keep what was made again in this new folder")
         parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -70,6 +74,8 @@ class Verify(Command):
                 f"--sample must be at least 1, found {arguments.sample}", hint="leave it out for all cases"
             )
         folder = Path(arguments.run)
+        if arguments.integrity:
+            return _integrity(folder, as_json=arguments.json)
         with tempfile.TemporaryDirectory(prefix="attnctl-verify-") as scratch:
             kept = Path(scratch) / "again" if arguments.keep is None else open_run_folder(arguments.keep).path
             verdict = _verify(folder, arguments, kept)
@@ -78,6 +84,19 @@ class Verify(Command):
         else:
             _show(verdict)
         return 0 if verdict.outcome != "different" else 1
+
+
+def _integrity(folder: Path, *, as_json: bool) -> int:
+    from attnctl.terminal import plain, show, show_json
+    from attnctl_evaluation.integrity import check_integrity
+
+    looked, faults = check_integrity(folder)
+    if as_json:
+        show_json({"files": looked, "faults": faults, "intact": not faults})
+    else:
+        show(*(plain(fault) for fault in faults))
+        show(plain(f"{looked} files are what was written." if not faults else f"{len(faults)} faults."))
+    return 1 if faults else 0
 
 
 def _verify(folder: Path, arguments: Namespace, out: Path) -> Verdict:
@@ -114,6 +133,7 @@ def _show(verdict: Verdict) -> None:
         show(plain(f"and {len(verdict.pictures) - len(rows)} more, no worse than these"))
     for heading, lines in (
         ("Files that are not what the record says:", verdict.damaged),
+        ("Where the record differs from the run:", verdict.record),
         ("Scores that differ:", verdict.scores),
         ("What differs between then and now:", verdict.environment),
     ):

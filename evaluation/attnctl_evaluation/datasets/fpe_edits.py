@@ -11,7 +11,7 @@ from pydantic import Field
 
 from attnctl.dataset import Case, Dataset
 from attnctl.errors import InputError
-from attnctl.files import shown
+from attnctl.files import read_json, shown
 from attnctl.hookspecs import hookimpl
 from attnctl.method import MethodConfig
 from attnctl_evaluation.datasets.tables import (
@@ -20,7 +20,6 @@ from attnctl_evaluation.datasets.tables import (
     file_picture,
     inside,
     missing_picture,
-    read_json,
     text_of,
 )
 

@@ -13,6 +13,7 @@ from attnctl.errors import InputError
 from attnctl.files import shown
 from attnctl.hookspecs import hookimpl
 from attnctl.method import MethodConfig
+from attnctl.terminal import shorten
 from attnctl_evaluation.datasets.tables import (
     case_id,
     check_columns,
@@ -81,7 +82,9 @@ def _case(where: str, row: Mapping[str, Any], folder: Path, taken: set[str]) -> 
     prompt = text_of(where, row, "prompt")
     wanted = str(row.get("id", f"{files['image'].stem if 'image' in files else 'drawn'}-{prompt[:40]}"))
     if "id" in row and case_id(wanted, set()) != wanted:
-        raise InputError(f"{where}: id {wanted!r} cannot name a file", hint="use letters, digits, '-', '_' and '.'")
+        raise InputError(
+            f"{where}: id {shorten(repr(wanted))} cannot name a file", hint="use letters, digits, '-', '_' and '.'"
+        )
     if "id" in row and wanted.lower() in taken:
         raise InputError(f"{where}: id {wanted!r} is there twice", hint="give every row its own, or none")
     return Case(
@@ -91,7 +94,7 @@ def _case(where: str, row: Mapping[str, Any], folder: Path, taken: set[str]) -> 
         edit_type=text_of(where, row, "edit_type", "edit"),
         picture=file_picture(files["image"]) if "image" in files else None,
         missing=missing_picture(files["image"]) if "image" in files else "",
-        mask=file_mask(files["mask"]) if "mask" in files else None,
+        mask=file_mask(files["mask"], files.get("image")) if "mask" in files else None,
         truth=file_picture(files["truth"]) if "truth" in files else None,
         blend_words=(text_of(where, row, "source_word", ""), text_of(where, row, "target_word", "")),
         instruction=text_of(where, row, "instruction", ""),
@@ -107,7 +110,9 @@ def _seed(where: str, value: Any) -> int | None:
     except ValueError:
         seed = -1
     if not 0 <= seed < 2**63:
-        raise InputError(f"{where}: seed is {value!r}, expected a whole number from 0 up", hint="mend that cell")
+        raise InputError(
+            f"{where}: seed is {shorten(repr(value))}, expected a whole number from 0 up", hint="mend that cell"
+        )
     return seed
 
 

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from attnctl.dataset import Case, Dataset
 from attnctl.errors import InputError
-from attnctl.files import reason, shown
+from attnctl.files import irregular, read_json, reason, shown
 from attnctl.hookspecs import hookimpl
 from attnctl.method import MethodConfig
+from attnctl.terminal import shorten
 from attnctl_evaluation.datasets.edit_types import EDIT_TYPES
 from attnctl_evaluation.datasets.tables import (
     array_mask,
@@ -20,7 +21,6 @@ from attnctl_evaluation.datasets.tables import (
     file_picture,
     inside,
     missing_picture,
-    read_json,
     text_of,
 )
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SIDE = 512
 """Width and height that the masks are drawn in."""
+
+MAX_TABLE_BYTES = 8 * 2**30
+"""Bytes that one parquet file may unpack to; the published ones stay below half of a gigabyte."""
 
 _BIBTEX = """\
 @inproceedings{ju2024pnp,
@@ -111,13 +114,15 @@ class PIEBench(Dataset):
         if not isinstance(entries, dict) or not entries:
             raise InputError(f"{shown(path)} holds no entries by name", hint="name the benchmark's mapping_file.json")
         for key, entry in entries.items():
-            where = f"{shown(path)}, entry {key!r}"
+            where = f"{shown(path)}, entry {shorten(repr(key))}"
             if not isinstance(entry, dict):
                 raise InputError(f"{where} is no object", hint="mend that entry")
             file = inside(path.parent / "annotation_images", text_of(where, entry, "image_path"), where)
             number = str(entry.get("editing_type_id"))
             if number not in {str(n) for n in range(len(EDIT_TYPES))}:
-                raise InputError(f"{where}: editing_type_id is {number}, expected 0 to 9", hint="mend that entry")
+                raise InputError(
+                    f"{where}: editing_type_id is {shorten(number)}, expected 0 to 9", hint="mend that entry"
+                )
             yield Case(
                 id=_identifier(where, key),
                 prompt=strip_brackets(text_of(where, entry, "editing_prompt")),
@@ -142,7 +147,8 @@ class PIEBench(Dataset):
                 )
             for n, row in enumerate(_parquet_rows(path), 1):
                 where = f"{shown(path)}, row {n}"
-                picture = row["image"]["bytes"] if isinstance(row["image"], dict) else None
+                picture = row["image"].get("bytes") if isinstance(row["image"], dict) else row["image"]
+                picture = picture if isinstance(picture, bytes) else None
                 yield Case(
                     id=_identifier(where, str(row["id"])),
                     prompt=strip_brackets(text_of(where, row, "target_prompt")),
@@ -160,15 +166,17 @@ class PIEBench(Dataset):
         try:
             runs = [int(v) for v in given.split()] if isinstance(given, str) else list(given)
             decode_mask(runs, frame=self.config.frame)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{where}: the mask cannot be read: {error}", hint="mend that entry") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{where}: the mask cannot be read: {reason(error)}", hint="mend that entry") from error
         frame = self.config.frame
         return array_mask(lambda: decode_mask(runs, frame=frame))
 
 
 def _identifier(where: str, text: str) -> str:
     if not text or not all(c.isalnum() or c in "-_." for c in text) or text.startswith("."):
-        raise InputError(f"{where}: {text!r} cannot name a file", hint="use letters, digits, '-', '_' and '.'")
+        raise InputError(
+            f"{where}: {shorten(repr(text))} cannot name a file", hint="use letters, digits, '-', '_' and '.'"
+        )
     return text
 
 
@@ -187,13 +195,22 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError("parquet files need pyarrow, which is not installed", hint="pip install pyarrow") from error
     needed = ("image", "id", "source_prompt", "target_prompt", "mask")
     try:
-        table = pyarrow.parquet.read_table(path)
+        if kind := irregular(path.stat()):
+            raise InputError(f"cannot read {shown(path)}: it is {kind}, not a regular file", hint="download it again")
+        with pyarrow.parquet.ParquetFile(path) as table:
+            stated = sum(table.metadata.row_group(n).total_byte_size for n in range(table.num_row_groups))
+            if stated > MAX_TABLE_BYTES:
+                raise InputError(
+                    f"{shown(path)} holds {stated / 2**30:.1f} GiB, at most {MAX_TABLE_BYTES / 2**30:.0f} are read",
+                    hint="split it into several files",
+                )
+            for name in needed:
+                if name not in table.schema_arrow.names:
+                    raise InputError(f"{shown(path)} has no column {name}", hint=f"needed are {', '.join(needed)}")
+            for batch in table.iter_batches(64):
+                yield from batch.to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint="download it again") from error
-    for name in needed:
-        if name not in table.column_names:
-            raise InputError(f"{shown(path)} has no column {name}", hint=f"needed are {', '.join(needed)}")
-    yield from table.to_pylist()
 
 
 @hookimpl

@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnctl.dataset import MaskLoader, PictureLoader, Size
 from attnctl.errors import InputError, unknown
-from attnctl.files import reason, shown
+from attnctl.files import parse_json, read_text, sha256_of, sha256_of_file, shown
+from attnctl.trusting import inside as attnctl_inside
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
-
-
-def read_text(path: Path) -> str:
-    """Read a text file as UTF-8, with or without a byte order mark.
-
-    Raises:
-        InputError: There is no such file, or it is no UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{shown(path)} is not UTF-8: byte {error.start}", hint="save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint="check the path") from error
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: It cannot be read, or is no JSON; the message names the line.
-    """
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(
-            f"{shown(path)}, {where}: {error.msg}", hint="mend that line; the file must be JSON"
-        ) from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,11 +32,12 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     text = read_text(path)
     if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
+        # Lines end at line feeds alone: other separators of Unicode may stand inside of JSON's text.
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"{shown(path)}, line {number}", _json_line(path, number, line)
         return
-    lines = csv.reader(text.splitlines(keepends=True), strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(lines, [])]
         for row in lines:
@@ -80,10 +54,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_line(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{shown(path)}, line {number}: {error.msg}", hint="write one JSON object per line") from error
+    found = parse_json(line, f"{shown(path)}, line {number}", lines=False)
     if not isinstance(found, dict):
         raise InputError(f"{shown(path)}, line {number} is no JSON object", hint='write {"image": ..., "prompt": ...}')
     return {str(k): v for k, v in found.items() if v is not None}
@@ -126,12 +97,9 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """Return a file's path below a folder.
 
     Raises:
-        InputError: The name is absolute or leaves the folder.
+        InputError: The name is absolute, leaves the folder, or is a link that does.
     """
-    path = Path(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0:1]:
-        raise InputError(f"{where}: {name!r} leads out of the folder {shown(folder)}", hint="name files inside it")
-    return folder / path
+    return attnctl_inside(folder, name, where)
 
 
 def case_id(text: str, taken: set[str]) -> str:
@@ -151,66 +119,133 @@ def missing_picture(path: Path) -> str:
     try:
         regular_file(path)
     except InputError as error:
-        return error.message
+        alike = _alike(path)
+        return f"{error.message}, but {alike!r}: capitals count" if alike else error.message
     return ""
+
+
+def _alike(path: Path) -> str:
+    """Return a file beside it whose name differs in capitals alone."""
+    try:
+        names = [p.name for p in path.parent.iterdir() if p.name != path.name]
+    except (OSError, ValueError):
+        return ""
+    return next((name for name in sorted(names) if name.casefold() == path.name.casefold()), "")
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """Loads a picture file: upright sRGB, the largest centred part with the wanted aspect ratio.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path
+
+    def __call__(self, size: Size | None) -> Image:
+        """Load it."""
+        from attnctl.pictures import load_picture, to_image
+
+        return to_image((load_picture(self.path, size).pixels + 1) / 2)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the file."""
+        return sha256_of_file(self.path)
+
+
+@dataclass(frozen=True)
+class InnerPicture:
+    """Loads a picture that lies inside another file, exactly as `FilePicture` loads one of its own.
+
+    Attributes:
+        data: The bytes of the picture file.
+        where: What messages call it.
+    """
+
+    data: bytes
+    where: str
+
+    def __call__(self, size: Size | None) -> Image:
+        """Load it."""
+        from attnctl.pictures import load_picture, to_image
+        from attnctl.runs.decode import PictureData
+
+        return to_image((load_picture(PictureData(self.data, self.where), size).pixels + 1) / 2)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the bytes."""
+        return sha256_of(self.data)
+
+
+@dataclass(frozen=True)
+class FileMask:
+    """Loads a mask file, see `attnctl.masks.load_mask`; it comes to a size as its picture does.
+
+    Attributes:
+        path: The file.
+        picture: The picture that it belongs to, whose shape it must have; None: a generated one.
+    """
+
+    path: Path
+    picture: Path | None = None
+
+    def __call__(self, size: Size | None) -> NDArray[np.bool_]:
+        """Load it."""
+        from attnctl.masks import load_mask
+
+        return load_mask(self.path, size, picture=self.picture).values
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the file."""
+        return sha256_of_file(self.path)
 
 
 def file_picture(path: Path) -> PictureLoader:
     """Return a loader of a picture file: upright sRGB, the largest centred part with the wanted aspect ratio."""
-
-    def load(size: Size | None) -> Image:
-        from attnctl.pictures import load_picture, to_image
-
-        return to_image((load_picture(path, size).pixels + 1) / 2)
-
-    return load
+    return FilePicture(path)
 
 
 def bytes_picture(data: bytes, where: str) -> PictureLoader:
-    """Return a loader of a picture that lies inside another file."""
+    """Return a loader of a picture that lies inside another file; it loads what `file_picture` would load."""
+    return InnerPicture(data, where)
 
-    def load(size: Size | None) -> Image:
-        import io
 
+def file_mask(path: Path, picture: Path | None = None) -> MaskLoader:
+    """Return a loader of a mask picture, white where the edit belongs; full and empty ones are refused."""
+    return FileMask(path, picture)
+
+
+@dataclass(frozen=True)
+class ArrayMask:
+    """Brings a mask to any size as pictures are: centred part, then nearest neighbour.
+
+    Attributes:
+        make: Draws the mask, bool (H, W).
+    """
+
+    make: Callable[[], NDArray[np.bool_]]
+
+    def __call__(self, size: Size | None) -> NDArray[np.bool_]:
+        """Draw it."""
+        import numpy as np
         from PIL import Image as Pillow
-        from PIL import ImageOps
 
-        try:
-            picture = Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")).convert("RGB")
-        except Exception as error:  # Pillow's decoders raise many kinds
-            raise InputError(f"{where}: the picture is damaged: {error}", hint="download the file again") from error
-        return picture if size is None else ImageOps.fit(picture, (size[1], size[0]), Pillow.Resampling.LANCZOS)
+        from attnctl.pictures import crop_box
 
-    return load
+        mask = self.make()
+        if size is None or size == mask.shape:
+            return mask
+        picture = Pillow.fromarray(mask.astype(np.uint8) * 255).crop(crop_box(mask.shape[0], mask.shape[1], *size))
+        return np.asarray(np.asarray(picture.resize((size[1], size[0]), Pillow.Resampling.NEAREST)) > 127)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the drawn mask."""
+        import numpy as np
+
+        return sha256_of(np.packbits(self.make()).tobytes())
 
 
 def array_mask(make: Callable[[], NDArray[np.bool_]]) -> MaskLoader:
     """Return a loader that brings a mask to any size as pictures are: centred part, then nearest neighbour."""
-
-    def load(size: Size | None) -> NDArray[np.bool_]:
-        import numpy as np
-        from PIL import Image as Pillow
-        from PIL import ImageOps
-
-        mask = make()
-        if size is None or size == mask.shape:
-            return mask
-        picture = Pillow.fromarray(mask.astype(np.uint8) * 255)
-        fitted = ImageOps.fit(picture, (size[1], size[0]), Pillow.Resampling.NEAREST)
-        return np.asarray(np.asarray(fitted) > 127)
-
-    return load
-
-
-def file_mask(path: Path) -> MaskLoader:
-    """Return a loader of a mask picture: white (above half) is to change."""
-
-    def make() -> NDArray[np.bool_]:
-        import numpy as np
-
-        from attnctl.runs.decode import decode, regular_file
-
-        levels = np.asarray(decode(regular_file(path))[0].convert("L"))
-        return np.asarray(levels > 127)
-
-    return array_mask(make)
+    return ArrayMask(make)

@@ -10,10 +10,11 @@ from pydantic import Field
 
 from attnctl.dataset import Case, Dataset
 from attnctl.errors import InputError
-from attnctl.files import shown
+from attnctl.files import MAX_DEPTH, read_text, reason, shown
 from attnctl.hookspecs import hookimpl
 from attnctl.method import MethodConfig
-from attnctl_evaluation.datasets.tables import case_id, file_picture, inside, missing_picture, read_text, text_of
+from attnctl.terminal import shorten
+from attnctl_evaluation.datasets.tables import case_id, file_picture, inside, missing_picture, text_of
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "picture": ("init_img", "input_img", "image", "image_path"),
@@ -22,6 +23,14 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "seed": ("seed",),
 }
 """Spellings that files in use have, by what they mean; the first one is preferred."""
+
+
+MAX_YAML_BYTES = 4 * 2**20
+"""Bytes that a list may have; PyYAML reads about one MiB in ten seconds."""
+
+
+MAX_YAML_VALUES = 1_000_000
+"""Values that a list may hold, those counted again that an alias stands for."""
 
 
 class TI2I(Dataset):
@@ -66,13 +75,39 @@ def _parse(path: Path) -> Any:
         raise InputError(
             "reading YAML needs PyYAML, which is not installed", hint="pip install 'attnctl[eval]'"
         ) from error
+    hint = "mend the file"
+
+    class Bounded(yaml.SafeLoader):  # type: ignore[misc]
+        """Refuses what is nested deep, and aliases that stand for far more than is written."""
+
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                raise InputError(f"{shown(path)}: values are nested more than {MAX_DEPTH} deep", hint=hint)
+            sizes = self.__dict__.setdefault("sizes", {})
+            alias = self.check_event(yaml.AliasEvent)
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            if alias and id(node) not in sizes:
+                raise InputError(f"{shown(path)}: an alias stands for a part that it is in", hint=hint)
+            if not alias:
+                parts = node.value if isinstance(node, yaml.CollectionNode) else []
+                flat = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
+                sizes[id(node)] = 1 + sum(sizes[id(n)] for n in flat)
+            if sizes[id(node)] > MAX_YAML_VALUES:
+                raise InputError(f"{shown(path)}: it stands for more than {MAX_YAML_VALUES} values", hint=hint)
+            return node
+
+    text = read_text(path, limit=MAX_YAML_BYTES)
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.load(text, Loader=Bounded)  # noqa: S506  (a safe loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{shown(path)}{line}: {error.problem}", hint="mend that line") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{shown(path)} is no YAML: {error}", hint="mend the file") from error
+        raise InputError(f"{shown(path)}{line}: {shorten(str(error.problem), 200)}", hint="mend that line") from error
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError) as error:  # numbers, dates, keys
+        raise InputError(f"{shown(path)} is no YAML: {shorten(reason(error), 200)}", hint=hint) from error
 
 
 def _cases(where: str, entry: Any, images: Path, taken: set[str]) -> Iterator[Case]:
@@ -91,7 +126,9 @@ def _cases(where: str, entry: Any, images: Path, taken: set[str]) -> Iterator[Ca
     file = inside(images, text_of(where, entry, found["picture"]), where) if found["picture"] else None
     seed = entry[found["seed"]] if found["seed"] else None
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise InputError(f"{where}: seed is {seed!r}, expected a whole number from 0 up", hint="mend that entry")
+        raise InputError(
+            f"{where}: seed is {shorten(repr(seed))}, expected a whole number from 0 up", hint="mend that entry"
+        )
     for target in targets:
         prompt = text_of(where, {found["targets"]: target}, found["targets"])
         yield Case(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnctl.errors import unknown
+from attnctl.files import read_json
 from attnctl.metric import UnavailableError
 from attnctl_evaluation.metrics.common import imported, versions, weights_hash
 
@@ -193,7 +193,7 @@ def callable_name(step: object) -> str:
 
 def _tokenizer(open_clip: Any, name: str, folder: Path | None) -> Any:
     if folder is not None:
-        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "open_clip_config.json")
         if WORDS in config:
             return WordTokenizer(config[WORDS], config["model_cfg"]["text_cfg"]["context_length"])
     return open_clip.get_tokenizer(name)
@@ -314,7 +314,7 @@ def _processor_config(folder: Path | None) -> dict[str, Any]:
     """
     if folder is None:
         raise FileNotFoundError("no preprocessor_config.json")
-    found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    found = read_json(folder / "preprocessor_config.json")
     size, crop = found["size"], found["crop_size"]
     return {
         "size": size["shortest_edge"] if isinstance(size, dict) else size,

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attnctl_evaluation.records import Record
 from attnctl_evaluation.report.contents import Contents
 from attnctl_evaluation.report.gallery import Gallery, Picture
 from attnctl_evaluation.report.prompts import difference
 from attnctl_evaluation.report.text import one_line
+from attnctl_evaluation.rows import Row
 
 
 class _Table:
@@ -124,7 +124,7 @@ def place_pictures(data: dict[str, Any], pictures: Sequence[Picture | None]) -> 
     return embedded
 
 
-def _item(record: Record, edit_type: int, methods: int) -> dict[str, Any]:
+def _item(record: Row, edit_type: int, methods: int) -> dict[str, Any]:
     before, after = difference(record.source_prompt, record.prompt)
     return {
         "id": record.case, "seed": record.seed, "type": edit_type, "real": record.real,
@@ -134,7 +134,7 @@ def _item(record: Record, edit_type: int, methods: int) -> dict[str, Any]:
 
 
 def _cell(
-    record: Record, columns: Mapping[str, int], reasons: _Table, failures: _Table, warnings: _Table
+    record: Row, columns: Mapping[str, int], reasons: _Table, failures: _Table, warnings: _Table
 ) -> dict[str, Any]:
     cell: dict[str, Any] = {"s": record.status}
     if record.failure is not None:

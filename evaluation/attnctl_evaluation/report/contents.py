@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnctl_evaluation.records import MethodEntry
 from attnctl_evaluation.report.joining import Joined, seeds_of
 from attnctl_evaluation.report.numbers import count, decimals
 from attnctl_evaluation.report.text import one_line
+from attnctl_evaluation.rows import MethodEntry
 from attnctl_evaluation.statistics import MIN_CASES, Cost, Counts, Draws, Summary, costs, summarise
 
 EDITING = ("attribute-accuracy", "clip-directional", "clip-score", "mask-iou")

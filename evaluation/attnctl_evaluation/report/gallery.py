@@ -19,11 +19,10 @@ from typing import Literal
 from urllib.parse import quote
 
 from attnctl.errors import InputError
-from attnctl.files import cannot_write, reason, write_atomic
+from attnctl.files import MAX_PICTURE_BYTES, cannot_write, read_bytes, reason, write_atomic
+from attnctl.trusting import inside
 
 Mode = Literal["auto", "embed", "folder", "none"]
-
-MODES: tuple[Mode, ...] = ("auto", "embed", "folder", "none")
 """The ways that pictures can take."""
 
 EMBED_LIMIT = 16_000_000
@@ -146,7 +145,7 @@ class Gallery:
         image = None
         if not (self.folder / full).is_file():
             if source.kind:
-                write_atomic(self.folder / full, source.path.read_bytes())
+                write_atomic(self.folder / full, read_bytes(source.path, limit=MAX_PICTURE_BYTES))
             else:
                 image, _ = decode(source.path)
                 buffer = io.BytesIO()
@@ -178,12 +177,9 @@ class Gallery:
 def _read(root: Path, name: str) -> _Source:
     from attnctl.runs.decode import decode, regular_file
 
-    base = root.resolve()
-    path = (base / name).resolve()
-    if not path.is_relative_to(base):
-        raise InputError("it lies outside the run folder")
+    path = inside(root, name)
     regular_file(path)
-    data = path.read_bytes()
+    data = read_bytes(path, limit=MAX_PICTURE_BYTES)
     image, _ = decode(path)
     return _Source(path, hashlib.sha256(data).hexdigest()[:20], _kind(data), *image.size, len(data))
 
@@ -202,7 +198,7 @@ def _embedded(source: _Source) -> Picture:
 
     kind, data = source.kind, b""
     if source.kind and source.size <= _EMBED_AS_IS:
-        data = source.path.read_bytes()
+        data = read_bytes(source.path, limit=MAX_PICTURE_BYTES)
     else:
         buffer, kind = io.BytesIO(), "webp"
         decode(source.path)[0].save(buffer, format="WEBP", quality=90, method=4)

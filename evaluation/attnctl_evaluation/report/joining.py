@@ -9,7 +9,7 @@ from typing import Any
 
 from attnctl.errors import InputError
 from attnctl.files import shown
-from attnctl_evaluation.records import Header, Key, Record, Results, Timing
+from attnctl_evaluation.rows import Header, Key, Results, Row, Timing
 
 _MAY_DIFFER = {"title", "config", "device", "environment"}
 """Parts of the headers of two shards of one comparison that need not be equal."""
@@ -91,7 +91,7 @@ def _join(found: Sequence[Results]) -> Joined:
     methods: dict[str, Any] = {}
     columns: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
-    records: dict[Key, Record] = {}
+    records: dict[Key, Row] = {}
     timings: dict[Key, Timing] = {}
     places: dict[Key, Path] = {}
     notes: list[str] = []
@@ -177,7 +177,7 @@ def _headings(header: Header, columns: Mapping[str, Mapping[str, Any]], name: st
     return found
 
 
-def _renamed(record: Record, labels: Mapping[str, str], headings: Mapping[str, str]) -> Record:
+def _renamed(record: Row, labels: Mapping[str, str], headings: Mapping[str, str]) -> Row:
     return record.model_copy(
         update={
             "method": labels[record.method],

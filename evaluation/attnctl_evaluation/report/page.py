@@ -15,7 +15,7 @@ from attnctl import __version__
 from attnctl_evaluation.report import numbers
 from attnctl_evaluation.report.cases import page_data, place_pictures
 from attnctl_evaluation.report.contents import Contents, status_line
-from attnctl_evaluation.report.figures import scatter
+from attnctl_evaluation.report.figures import SHAPES, scatter
 from attnctl_evaluation.report.gallery import Gallery
 from attnctl_evaluation.report.text import clean, pretty_json, script_json, web_address
 from attnctl_evaluation.statistics import MARK_RULE, Summary
@@ -31,15 +31,6 @@ HEAT_STEPS = 8
 
 RAMP = ("0 0.16 0.47 0.73 0.93 0.99 0.99", "0 0.04 0.11 0.21 0.41 0.68 1", "0.02 0.29 0.43 0.33 0.15 0.13 0.64")
 """Red, green and blue of the difference map from no difference to the largest: dark, violet, orange, pale yellow."""
-
-_SHAPES = (
-    '<circle r="4.6"/>', '<rect x="-4.2" y="-4.2" width="8.4" height="8.4"/>', '<path d="M0-5.6 5.6 0 0 5.6-5.6 0z"/>',
-    '<path d="M0-5 5 4.4H-5z"/>', '<path d="M0 5 5-4.4H-5z"/>',
-    '<path d="M-1.8-5h3.6v3.2H5v3.6H1.8V5h-3.6V1.8H-5v-3.6h3.2z"/>',
-    '<path d="M-5-2.6-2.6-5 0-2.4 2.6-5 5-2.6 2.4 0 5 2.6 2.6 5 0 2.4-2.6 5-5 2.6-2.4 0z"/>',
-    '<path d="M0-5.2 5-1.6 3.1 4.4H-3.1L-5-1.6z"/>',
-)  # fmt: skip
-"""The markers of `attnctl_evaluation.report.figures.MARKERS`, for tables."""
 
 
 def render(contents: Contents, gallery: Gallery) -> str:
@@ -71,7 +62,7 @@ def render(contents: Contents, gallery: Gallery) -> str:
         embedded=[(number, Markup(uri)) for number, uri in embedded],  # noqa: S704  (base64 of what was decoded)
         folder=gallery.folder.name if outside else "",
         figures=_figures(contents),
-        shapes=[Markup(s) for s in _SHAPES],  # noqa: S704  (ours, from above)
+        shapes=[Markup(s) for s in SHAPES],  # noqa: S704  (ours)
         order={label: place for place, label in enumerate(contents.summary.methods)},
         heat={column: _heat(contents, column) for column in contents.summary.columns},
         edit_types=header.dataset.edit_types,
@@ -145,7 +136,7 @@ def _figures(contents: Contents) -> list[dict[str, Any]]:
     for y in contents.axes[0]:
         for x in contents.axes[1]:
             svg = scatter(contents, x, y, name=f"plot{len(found)}")
-            found.append({"x": x, "y": y, "svg": Markup(svg)})  # noqa: S704  (an XML library escaped its texts)
+            found.append({"x": x, "y": y, "svg": Markup(svg)})  # noqa: S704  (its template escaped its texts)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from attnctl.terminal import visible
 from attnctl_evaluation.report.contents import Contents, status_line
 from attnctl_evaluation.report.numbers import MINUS, count, memory, number, seconds, span
 from attnctl_evaluation.report.text import clean, latex, markdown
@@ -154,7 +155,7 @@ def _citations(contents: Contents) -> Iterator[str]:
 
 
 def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in clean(text).splitlines() if line.strip())
+    return "\n".join(f"    {line}" for line in visible(clean(text)).splitlines() if line.strip())
 
 
 def render_latex(contents: Contents) -> str:
@@ -162,7 +163,7 @@ def render_latex(contents: Contents) -> str:
     summary = contents.summary
     parts = [
         "% Needs \\usepackage{booktabs}; for names outside Latin script a Unicode engine such as LuaLaTeX.",
-        *(f"% {line}" for line in clean(contents.title).splitlines()),
+        *(f"% {line}" for line in visible(clean(contents.title)).splitlines()),
         _latex_table(
             _caption(contents, "Means with 95\\,\\% bootstrap intervals over cases"), "tab:means",
             ["method", *(f"{latex(c)}{_LATEX_ARROWS[summary.better[c]]}" for c in summary.columns)],
@@ -177,7 +178,7 @@ def render_latex(contents: Contents) -> str:
         head = ["edit type", *map(latex, summary.methods)]
         said = _caption(contents, f"{latex(column)}{_LATEX_ARROWS[summary.better[column]]} by edit type")
         parts.append(_latex_table(said, f"tab:types-{place + 1}", head, rows))
-    parts += ["\n".join(f"% {line}" for line in clean(c.bibtex).splitlines()) for c in contents.citations]
+    parts += ["\n".join(f"% {line}" for line in visible(clean(c.bibtex)).splitlines()) for c in contents.citations]
     return "\n\n".join(parts) + "\n"
 
 

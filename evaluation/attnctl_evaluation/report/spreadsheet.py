@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from attnctl_evaluation.records import Record, Timing
 from attnctl_evaluation.report.joining import Joined
 from attnctl_evaluation.report.text import csv_cell
+from attnctl_evaluation.rows import Row, Timing
 
 _FIRST = ("case", "seed", "method", "status", "edit_type", "real", "source_prompt", "prompt")
 _LAST = ("denoiser_rows", "seconds", "peak_memory_bytes", "error", "message", "warnings", "notes")
@@ -28,7 +28,7 @@ def render_csv(joined: Joined) -> str:
     return buffer.getvalue()
 
 
-def _line(record: Record, columns: list[str], timing: Timing | None) -> list[str]:
+def _line(record: Row, columns: list[str], timing: Timing | None) -> list[str]:
     scores = [record.scores.get(name) for name in columns]
     notes = [f"{n}: {s.reason}" for n, s in zip(columns, scores, strict=True) if s is not None and s.reason]
     failure = record.failure

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from typing import Any
 
+from attnctl.terminal import visible
+
 _UNSAFE_IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -84,8 +86,11 @@ def _finite(data: Any) -> Any:
 
 
 def markdown(text: str) -> str:
-    """Return text for a line or a table cell of Markdown, in which it stands for itself: no mark, link or mention."""
-    escaped = _MARKDOWN.sub(lambda found: _escaped(found[0]), one_line(text))
+    """Return text for a line or a table cell of Markdown, in which it stands for itself: no mark, link or mention.
+
+    What shows nothing or steers the direction of what follows is written as its code (`attnctl.terminal.visible`).
+    """
+    escaped = _MARKDOWN.sub(lambda found: _escaped(found[0]), visible(one_line(text)))
     return re.sub("[&<>@]", lambda found: _ENTITIES[found[0]], escaped)
 
 
@@ -94,8 +99,12 @@ def _escaped(found: str) -> str:
 
 
 def latex(text: str) -> str:
-    """Return text for a LaTeX document, in which it stands for itself; characters that steer direction are dropped."""
-    kept = "".join(c for c in one_line(text) if unicodedata.category(c) not in ("Cf", "Co", "Cn"))
+    """Return text for a LaTeX document, in which it stands for itself.
+
+    What shows nothing or steers direction is written as its code; joiners that shape letters, which fonts of papers
+    need not have, are dropped.
+    """
+    kept = "".join(c for c in visible(one_line(text)) if unicodedata.category(c) not in ("Cf", "Co", "Cn"))
     return "".join(_LATEX.get(c, c) for c in kept).replace("--", "-{}-{}")
 
 
@@ -106,7 +115,13 @@ def csv_cell(value: object) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     text = clean(str(value))
-    return f"'{text}" if text.lstrip(" \ufeff\u200b").startswith(_FORMULA) else text
+    return f"'{text}" if _seen_first(text) in _FORMULA else text
+
+
+def _seen_first(text: str) -> str:
+    """Return the first character that is seen; spreadsheets skip what is before it."""
+    shown = (c for c in text if c in _FORMULA or not (c.isspace() or unicodedata.category(c)[0] == "C"))
+    return next(shown, "")
 
 
 def web_address(text: str) -> str:

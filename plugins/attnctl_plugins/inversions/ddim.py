@@ -14,8 +14,8 @@ from attnctl.method import MethodConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnctl.model import TextEncoding
-    from attnctl.sampling import DDIMGrid
+    from attnctl.sampling import Path
+    from attnctl.text import Text
 
 
 class DDIMInversion(Inversion):
@@ -28,6 +28,7 @@ class DDIMInversion(Inversion):
     name = "ddim"
     summary = "Run DDIM backwards without guidance; one denoiser row per step."
     paper = "arXiv:2010.02502"
+    plain = True
 
     class Config(MethodConfig):
         """Settings of DDIM inversion."""
@@ -60,12 +61,12 @@ class DDIMInversion(Inversion):
         path = ddim_path(call, fine, guidance)
         rows = (path.shape[0] - 1) * rows_of_guidance(call.uncond, call.text, guidance)
         if fine is not grid:
-            levels = [-1, *reversed(fine.timesteps)]
+            levels: list[int | float] = [-1, *reversed(fine.timesteps)]
             path = path[[0, *(levels.index(t) for t in reversed(grid.timesteps))]]
         return Trajectory(path, call.text.prompt, denoiser_rows=rows)
 
 
-def ddim_path(call: InversionCall, grid: DDIMGrid | None = None, guidance: float = 1.0) -> Tensor:
+def ddim_path(call: InversionCall, grid: Path | None = None, guidance: float = 1.0) -> Tensor:
     """Run DDIM backwards: L of shape (T+1, C, h, w), clean first; other inversions start from it.
 
     Args:
@@ -79,13 +80,13 @@ def ddim_path(call: InversionCall, grid: DDIMGrid | None = None, guidance: float
     count = len(grid.timesteps)
     path = [call.x0]
     for done, i in enumerate(reversed(range(count)), start=1):
-        out = guided(call, path[-1], grid.timesteps[i], call.text, guidance)
+        out = guided(call, path[-1], grid.told_up(i), call.text, guidance)
         path.append(grid.invert(i, out, path[-1]))
         call.tick(done, count)
     return torch.cat(path)
 
 
-def guided(call: InversionCall, x: Tensor, timestep: int | float, text: TextEncoding, guidance: float) -> Tensor:
+def guided(call: InversionCall, x: Tensor, timestep: int | float, text: Text, guidance: float) -> Tensor:
     """Predict under classifier-free guidance, e = e_u + g (e_c - e_u), with as few rows as that takes.
 
     Args:
@@ -101,19 +102,19 @@ def guided(call: InversionCall, x: Tensor, timestep: int | float, text: TextEnco
     return uncond + guidance * (cond - uncond)
 
 
-def rows_of_guidance(uncond: TextEncoding, text: TextEncoding, guidance: float) -> int:
+def rows_of_guidance(uncond: Text, text: Text, guidance: float) -> int:
     """Return how many rows guidance takes: one where both halves would be equal or one is not wanted, else two."""
     return 1 if guidance == 1 or uncond.same_as(text) else 2
 
 
-def _finer(grid: DDIMGrid, steps: int) -> DDIMGrid:
-    from attnctl.sampling import DDIMGrid
-
-    fine = DDIMGrid(grid.abar, steps, grid.prediction)
+def _finer(grid: Path, steps: int) -> Path:
+    fine = grid.finer(steps)
     if not set(grid.timesteps) <= set(fine.timesteps):
         raise InputError(
             f"an inversion in {steps} steps does not pass the levels of a sampling in {len(grid.timesteps)}",
-            hint=f"{len(grid.abar) - 1} steps pass every level; or leave the inversion's steps out",
+            hint=f"{fine.every_level} steps pass every level; or leave the inversion's steps out"
+            if fine.every_level
+            else "leave the inversion's steps out",
         )
     return fine
 

@@ -10,6 +10,7 @@ from attnctl.errors import InputError
 from attnctl.hookspecs import hookimpl
 from attnctl.inversion import Inversion, InversionCall, Trajectory
 from attnctl.method import MethodConfig
+from attnctl.sampling import DDIMGrid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ class RegularisedDDIM(Inversion):
     summary = "DDIM backwards with noises pushed towards white Gaussian ones."
     paper = "arXiv:2302.03027"
     reads_lane = False
+    paths = ("ddim",)
 
     class Config(MethodConfig):
         """Settings of regularised inversion."""
@@ -38,8 +40,8 @@ class RegularisedDDIM(Inversion):
             20.0, ge=0, description="Step size on the autocorrelation loss; 0 leaves it out."
         )
         divergence: float = Field(20.0, ge=0, description="Step size on the divergence from a unit Gaussian; 0: none.")
-        rounds: int = Field(5, ge=0, description="Rounds of both per step; 0 leaves the noise as predicted.")
-        rolls: int = Field(5, ge=1, description="Random shifts per round, each with its own gradient step.")
+        rounds: int = Field(5, ge=0, le=1000, description="Rounds of both per step; 0 leaves the noise as predicted.")
+        rolls: int = Field(5, ge=1, le=1000, description="Random shifts per round, each with its own gradient step.")
 
     def rows(self, steps: int) -> int:
         """One row per step but the first and the last."""
@@ -54,6 +56,7 @@ class RegularisedDDIM(Inversion):
         import torch
 
         grid = call.grid
+        assert isinstance(grid, DDIMGrid)  # `paths` says so
         count = len(grid.timesteps)
         if count < 3:
             raise InputError(f"regularised inversion needs at least 3 steps, found {count}", hint="give more --steps")
@@ -62,7 +65,7 @@ class RegularisedDDIM(Inversion):
         for done, t in enumerate(reversed(grid.timesteps[1:-1]), start=1):
             x = path[-1]
             a, b = grid.level(t - 1), grid.level(t + grid.stride - 1)
-            _, eps = grid.split(call.model.predict(x, t, [call.text]), x, grid.level(t))
+            _, eps = grid.split(count - 1 - done, call.model.predict(x, t, [call.text]), x)
             eps = self.regularise(eps.float(), generator).to(x)
             path.append(grid.move(x, eps, a, b))
             call.tick(done, count - 2)

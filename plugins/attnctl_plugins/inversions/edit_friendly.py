@@ -10,6 +10,7 @@ from pydantic import Field
 from attnctl.hookspecs import hookimpl
 from attnctl.inversion import Inversion, InversionCall, Trajectory
 from attnctl.method import MethodConfig, Preset
+from attnctl.sampling import DDIMGrid
 from attnctl_plugins.inversions.ddim import guided, rows_of_guidance
 
 
@@ -52,6 +53,8 @@ class EditFriendly(Inversion):
             15.0, ge=1, description="Guidance scale of edit lanes in place of the run's; null: the run's."
         )
 
+    paths = ("ddim",)
+
     def source_guidance(self, guidance: float) -> float:
         """Return the scale under which the noise maps are found: the source lane must be sampled with the same."""
         return float(self.config.source_guidance)
@@ -73,6 +76,7 @@ class EditFriendly(Inversion):
         import torch
 
         grid, count = call.grid, len(call.grid.timesteps)
+        assert isinstance(grid, DDIMGrid)  # `paths` says so
         generator = torch.Generator().manual_seed(call.seed)
         wide = torch.promote_types(call.x0.dtype, torch.float32)
         levels = [call.x0.to(wide)]

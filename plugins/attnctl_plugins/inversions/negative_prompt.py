@@ -53,11 +53,8 @@ class NegativePrompt(Inversion):
         """Invert clean latents (1, C, h, w); the trajectory's one unconditional text serves all steps."""
         path = ddim_path(call)
         share = self.config.interpolate
-        text = slerp(call.text.embeds, call.uncond.embeds, share)
-        pooled = call.text.pooled
-        if pooled is not None and call.uncond.pooled is not None:
-            pooled = slerp(pooled, call.uncond.pooled, share)
-        return Trajectory(path, call.text.prompt, (text,), uncond_pooled=pooled, denoiser_rows=path.shape[0] - 1)
+        text = call.text.map(lambda a, b: slerp(a, b, share), call.uncond)
+        return Trajectory(path, call.text.prompt, (text.parts,), denoiser_rows=path.shape[0] - 1)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

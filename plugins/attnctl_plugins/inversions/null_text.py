@@ -13,6 +13,7 @@ from attnctl.errors import InputError
 from attnctl.hookspecs import hookimpl
 from attnctl.inversion import Inversion, InversionCall, Trajectory
 from attnctl.method import MethodConfig
+from attnctl.text import TOKENS
 from attnctl_plugins.inversions.ddim import ddim_path
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class NullText(Inversion):
         x, phi, rows = path[-1:], _wide(call.uncond.embeds), count
         texts: list[Tensor] = []
         losses: list[list[float]] = []
-        with _only_inputs_learn(call.model.unet, checkpoints=self.config.low_memory):
+        with _only_inputs_learn(call.model.denoiser, checkpoints=self.config.low_memory):
             for i in range(count):
                 cond = call.model.predict(x, call.grid.timesteps[i], [call.source])
                 phi, lost = self._learn(call, i, x, cond, phi, path[count - 1 - i][None])
@@ -84,7 +85,8 @@ class NullText(Inversion):
                 losses.append(lost)
                 rows += 2 + len(lost)
                 call.tick(count + (i + 1) * (2 + inner), total)
-        return Trajectory(path, call.source.prompt, tuple(texts), denoiser_rows=rows, info={"losses": losses})
+        learned = tuple({TOKENS: phi} for phi in texts)
+        return Trajectory(path, call.source.prompt, learned, denoiser_rows=rows, info={"losses": losses})
 
     def _learn(
         self, call: InversionCall, i: int, x: Tensor, cond: Tensor, start: Tensor, goal: Tensor
@@ -124,26 +126,26 @@ def _wide(x: Tensor) -> Tensor:
 
 def _predict(call: InversionCall, i: int, x: Tensor, phi: Tensor) -> Tensor:
     """Run one unconditional row with the embedding `phi`, which may be wider than the model."""
-    text = replace(call.uncond, embeds=phi.to(call.uncond.embeds.dtype))
+    text = call.uncond.reworded({TOKENS: phi})
     return call.model.predict(x, call.grid.timesteps[i], [text])
 
 
 @contextmanager
-def _only_inputs_learn(unet: Any, *, checkpoints: bool) -> Iterator[None]:
+def _only_inputs_learn(denoiser: Any, *, checkpoints: bool) -> Iterator[None]:
     """Keep autograd from storing what only gradients of weights need; leave the denoiser as it was."""
-    learning = [p for p in unet.parameters() if p.requires_grad]
-    switch = checkpoints and not unet.is_gradient_checkpointing
+    learning = [p for p in denoiser.parameters() if p.requires_grad]
+    switch = checkpoints and not denoiser.is_gradient_checkpointing
     for weight in learning:
         weight.requires_grad_(False)
     if switch:
-        unet.enable_gradient_checkpointing()
+        denoiser.enable_gradient_checkpointing()
     try:
         yield
     finally:
         for weight in learning:
             weight.requires_grad_(True)
         if switch:
-            unet.disable_gradient_checkpointing()
+            denoiser.disable_gradient_checkpointing()
 
 
 @hookimpl

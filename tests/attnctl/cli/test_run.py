@@ -134,7 +134,9 @@ def test_json_is_one_object_and_nothing_else_on_stdout(run, tmp_path: Path) -> N
     assert done.code == 0
     assert done.data["folder"] == "j"
     assert done.data["error"] is None
-    assert done.data["manifest"] == json.loads((tmp_path / "j/manifest.json").read_text())
+    written = json.loads((tmp_path / "j/manifest.json").read_text())
+    assert written.pop("digest")
+    assert done.data["manifest"] == written
     assert done.data["changes"]["fpe"] > 0
 
 
@@ -287,3 +289,48 @@ def test_a_lane_cannot_take_the_place_of_the_source(run, tmp_path: Path) -> None
     assert done.code == 0, done.err
     names = {p.name for p in (tmp_path / "o").iterdir()}
     assert names == {"source.png", "side-by-side.png", "side-by-side-2.png", "manifest.json"}
+
+
+COUNTING = """
+from pathlib import Path
+from typing import ClassVar
+from pydantic import model_validator
+from attnctl.hookspecs import hookimpl
+from attnctl.method import EditMethod, EditPlan, MethodConfig, Preset, Source
+
+class Counting(EditMethod):
+    name = "counting"
+    no_op = True
+    presets: ClassVar = {"much": Preset({"share": 0.9}, "much of it")}
+
+    class Config(MethodConfig):
+        share: float = 0.5
+
+        @model_validator(mode="after")
+        def count(self):
+            with Path("validated.txt").open("a") as file:
+                file.write(f"{self.share} ")
+            return self
+
+    def plan(self, request, model):
+        return EditPlan(Source(request.source_prompt or ""))
+
+@hookimpl
+def attnctl_methods():
+    return [Counting]
+"""
+
+
+def test_settings_are_validated_once_where_they_enter(call, model: str, tmp_path: Path) -> None:
+    """Not again by the plan, the run or its record, however many edits share them."""
+    (tmp_path / "counting.py").write_text(COUNTING)
+    options = ("--plugin", "counting.py", "--model", model, "--steps", "2", "--preset", "much", "--set", "share=0.6")
+    edits = ("--source-prompt", "a red car", "--edits", "a blue car", "a green car")
+    done = call("run", "--method", "counting", *options, *edits, "--out", "there")
+    assert done.code == 0, done.err
+    assert (tmp_path / "validated.txt").read_text() == "0.6 "
+    record = Manifest.read(tmp_path / "there" / "manifest.json")
+    assert [(lane.preset, lane.config) for lane in record.lanes[1:]] == [("much", {"share": 0.6})] * 2
+    (tmp_path / "validated.txt").unlink()
+    assert call("explain", "counting", *options).code == 0
+    assert (tmp_path / "validated.txt").read_text() == "0.6 "

@@ -104,7 +104,7 @@ def request(*, method: dict[str, Any] | None = None, modifiers: Any = None, **fi
 
 def scales(session: EditSession, **fields: Any) -> tuple[float, float]:
     plan = session.plan(request(**fields))
-    return plan.lanes["source"].guidance, plan.lanes["edit[0]"].guidance
+    return plan.lanes["source"].guidance.scale, plan.lanes["edit[0]"].guidance.scale
 
 
 def test_who_decides_guidance(session: EditSession) -> None:
@@ -171,5 +171,5 @@ def test_a_modifier_may_guide_and_read_other_lanes(session: EditSession) -> None
 
 
 def test_what_a_modifier_does_wrong_is_named(session: EditSession) -> None:
-    with pytest.raises(PluginError, match=r"'edit\[0\]: added' gave guidance of shape \(1, 8, 8\) in step 0"):
+    with pytest.raises(PluginError, match=r"'edit\[0\]: added' gave a prediction of shape \(1, 8, 8\) in step 0"):
         session.run(request(modifiers={"added": {"shape": False}}))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from attnctl.branches import Branches, Row
 from attnctl.controller import Controller
-from attnctl.engine.features import apply_features, resolve_features
-from attnctl.engine.operation import Bound
+from attnctl.engine.operation import Bound, apply_features, resolve_features
 from attnctl.errors import PluginError
 from attnctl.model import Model
 from attnctl.sites import Site, Where

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from attnctl.engine.inverter import Inverter, _poor, psnr
-from attnctl.engine.planning import Lane
+from attnctl.engine.lanes import Lane
 from attnctl.events import Inverted, Warned
+from attnctl.families.betas import beta_schedule
+from attnctl.guidance import Guidance
 from attnctl.inversion import InversionSpec
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession
 
 
@@ -39,12 +40,12 @@ def test_psnr() -> None:
 
 def test_a_second_lane_that_wants_the_same_costs_nothing(tiny_session: EditSession) -> None:
     model, events = tiny_session.model, []
-    grid = make_sampler("ddim", model.pipe.scheduler.config, 3, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, 3, 0)
     inverter = Inverter(model, tiny_session.registry, grid, torch.randn(1, 4, 8, 8), None, on_event=events.append)
     cat, empty = model.encode_text("a cat"), model.encode_text("")
     with torch.no_grad():
-        one = inverter.invert(Lane("source", "a cat", cat, empty, 7.5), InversionSpec("ddim", "a cat"))
-        other = inverter.invert(Lane("source[1]", "a cat", cat, empty, 7.5), InversionSpec("ddim", "a cat"))
+        one = inverter.invert(Lane("source", "a cat", cat, empty, Guidance(7.5)), InversionSpec("ddim", "a cat"))
+        other = inverter.invert(Lane("source[1]", "a cat", cat, empty, Guidance(7.5)), InversionSpec("ddim", "a cat"))
     assert one.rows == {"inversion": 3, "reconstruction": 3}
     assert other.rows == {}
     assert other.trajectory is one.trajectory

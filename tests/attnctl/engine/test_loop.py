@@ -11,11 +11,16 @@ from torch import Tensor
 
 from attnctl.attend import Attend
 from attnctl.controller import Controller, Observation, StepCall
+from attnctl.engine.lanes import Lane
+from attnctl.engine.loop import Engine
 from attnctl.engine.memory import MemoryShortageError
+from attnctl.engine.operation import Bound
 from attnctl.errors import NumericsError, PluginError, SelectionError
+from attnctl.guidance import Guidance
 from attnctl.model import Model
 from attnctl.request import EditRequest
 from attnctl.result import NoOpError
+from attnctl.sampling import DDIMGrid
 from attnctl.sites import Where
 from attnctl.steps import When
 from attnctl.testing.conformance import distance
@@ -307,6 +312,67 @@ def test_guidance_can_be_replaced(run_with: Runner) -> None:
         return call.uncond["self"] + 3.0 * (call.cond["self"] - call.uncond["self"])
 
     assert torch.equal(run_with([Controller("own", on_guidance=own)])["edit[0]"].latents, plain)
+
+
+@pytest.mark.parametrize("action", ["on_prediction", "on_guidance"])
+def test_a_prediction_is_decided_also_where_there_is_one_half(action: str, run_with: Runner) -> None:
+    """Guidance 1 has no unconditional half; what acts on predictions must not be skipped there."""
+    calls = []
+
+    def own(call: Any) -> Tensor:
+        calls.append((call.step.index, call.guidance))
+        assert torch.equal(call.plain, call.cond["self"])
+        return 0.9 * call.plain + 0.1 * call.cond["source"]
+
+    result = run_with([Controller("own", **{action: own})], guidance=1.0)
+    assert calls == [(i, 1.0) for i in range(4)]
+    (row,) = result.coverage
+    assert (row.acted, row.expected, row.changed) == (4, 4, True)
+    plain = run_with([], guidance=1.0)["edit[0]"].latents
+    assert not torch.allclose(result["edit[0]"].latents, plain, atol=1e-3)
+
+
+def test_a_half_that_is_not_evaluated_is_named(run_with: Runner) -> None:
+    with pytest.raises(PluginError, match=r"asks for the uncond half of edit\[0\], which is not evaluated"):
+        run_with([Controller("own", on_prediction=lambda call: call.uncond["self"])], guidance=1.0)
+
+
+def test_a_schedule_may_evaluate_the_denoiser_several_times_a_step(shared_tiny_model: Model) -> None:
+    """Two evaluations, the second where the first leads: the loop against the same by hand, and what actions see."""
+    model, stages = shared_tiny_model, []
+
+    class Corrected(DDIMGrid):
+        stages = 2
+
+        def stage(self, i: int, s: int, x: Tensor, outs: Any) -> tuple[Tensor, float]:
+            return (x, self.timesteps[i]) if s == 0 else (self.denoise(i, outs[0], x), max(self._timestep(i + 1), 0))
+
+        def advance(self, i: int, outs: Any, x: Tensor) -> Tensor:
+            return self.denoise(i, (outs[0] + outs[1]) / 2, x)
+
+    path = Corrected(model.schedule("ddim", 3).abar, 3)
+    texts = [model.encode_text("", unconditional=True), model.encode_text("a cat")]
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def seen(call: Any) -> Tensor:
+        stages.append((call.step.index, call.step.stage))
+        return call.plain
+
+    lane = Lane("edit", "a cat", texts[1], texts[0], Guidance(4.0), edit=0, latents=x)
+    watch = Bound(Controller("watch", on_prediction=seen, lanes=()), "edit", "edit", (), (0, 1, 2), 3)
+    with torch.no_grad():
+        engine = Engine(model, path, {"edit": lane}, [watch])
+        engine.run(lambda step: None)
+        for i in range(3):
+            outs: list[Tensor] = []
+            for s in range(2):
+                at, told = path.stage(i, s, x, outs)
+                halves = model.predict(at.expand(2, -1, -1, -1), told, texts).chunk(2)
+                outs.append(halves[0] + 4.0 * (halves[1] - halves[0]))
+            x = path.advance(i, outs, x)
+    assert torch.equal(lane.latents, x)
+    assert stages == [(i, s) for i in range(3) for s in range(2)]
+    assert engine.rows == 12
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from attnctl.attend import Attend, AttendSum, AttentionCall
 from attnctl.branches import Branches, Row
 from attnctl.controller import Controller, Observation
-from attnctl.engine.fused import Projections, execute, explicit_map
-from attnctl.engine.operation import Bound, Operation, resolve
+from attnctl.engine.fused import Projections, execute
+from attnctl.engine.kernels import explicit_map
+from attnctl.engine.operation import Bound, Operation
+from attnctl.engine.resolving import resolve
 from attnctl.errors import PluginError, SelectionError
 from attnctl.sites import Site, Where
 from attnctl.steps import Step, When

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attnctl.controller import Controller, Observation, StepCall
-from attnctl.engine.fused import explicit_map
+from attnctl.engine.kernels import explicit_map
 from attnctl.errors import PluginError
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.registry import Registry
@@ -104,8 +104,8 @@ def test_a_text_may_be_a_weighted_sum() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_masks_may_be_added_to_logits(dtype: torch.dtype) -> None:
     """A row of the most negative numbers is a mean; never NaN. Those of float16 are too small to swallow a logit."""
-    from attnctl.engine.fused import Projections, _sum_terms
-    from attnctl.engine.operation import RowTerm
+    from attnctl.engine.fused import Projections, _row_out
+    from attnctl.engine.operation import Piece, RowTerm
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 6, 4, generator=generator).to(dtype) for _ in range(3))
@@ -113,8 +113,8 @@ def test_masks_may_be_added_to_logits(dtype: torch.dtype) -> None:
     added[0] = torch.finfo(torch.float32).min
     added[1, :3] = torch.finfo(torch.float32).min
     added[2] = torch.linspace(-1, 1, 6)
-    term = RowTerm(0, (0,), (0,), mask=lambda: added)
-    out = _sum_terms((term,), Projections(q, k, v, (0,), (0,), (0,)))
+    term = RowTerm((Piece(0),), (Piece(0),), (Piece(0),), mask=lambda: added)
+    out = _row_out((term,), Projections(q, k, v, (0,), (0,), (0,)))
     lowest = added.double().clamp(torch.finfo(dtype).min)
     expected = explicit_map(q.double(), k.double(), lowest) @ v.double()
     if dtype == torch.float16:

@@ -12,9 +12,10 @@ from torch import Tensor
 from attnctl.attend import Attend
 from attnctl.branches import Branches, Row
 from attnctl.controller import Controller
-from attnctl.engine.fused import explicit_map
-from attnctl.engine.operation import Bound, Operation, resolve
+from attnctl.engine.kernels import explicit_map
+from attnctl.engine.operation import Bound, Operation
 from attnctl.engine.processor import ControlledProcessor
+from attnctl.engine.resolving import resolve
 from attnctl.errors import ModelError
 from attnctl.model import Model
 from attnctl.sites import Site, Where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +22,7 @@ def registry() -> Registry:
 def light(fixtures_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module tests/fixtures/light_bench.py, importable in processes that tests start, too."""
     monkeypatch.syspath_prepend(str(fixtures_dir))
-    monkeypatch.setenv("PYTHONPATH", str(fixtures_dir))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(fixtures_dir), os.environ.get("PYTHONPATH", "")]))
     return importlib.import_module("light_bench")
 
 

@@ -14,7 +14,7 @@ from attnctl.errors import InputError
 from attnctl_evaluation.benchmark.compare import Interrupted, Options, compare, default_folder
 from attnctl_evaluation.benchmark.plan import Shard
 from attnctl_evaluation.benchmark.resolve import resolve
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_an_interrupt_keeps_what_is_there_and_says_how_to_go_on(go, light, spec,
 def kill(fixtures_dir: Path, folder: Path, *words: str) -> int:
     done = subprocess.run(
         [sys.executable, fixtures_dir / "kill_compare.py", folder, *words],
-        env={**os.environ, "PYTHONPATH": str(fixtures_dir)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(fixtures_dir), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         check=False,
@@ -148,8 +148,8 @@ def test_the_folder_follows_from_the_question(spec) -> None:
 def test_a_worker_that_is_made_otherwise_is_refused(go, light, spec, tmp_path: Path) -> None:
     class Newer(light.LightBench):
         @property
-        def facts(self):
-            return super().facts.model_copy(update={"environment": {"packages": {"torch": "9.9"}}})
+        def record(self):
+            return super().record.model_copy(update={"environment": {"packages": {"torch": "9.9"}}})
 
     go(tmp_path / "run")
     row = json.loads((tmp_path / "run/records.jsonl").read_text().splitlines()[0])

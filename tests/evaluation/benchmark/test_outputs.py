@@ -13,7 +13,7 @@ from attnctl.cli import main
 from attnctl.dataset import Case
 from attnctl.errors import InputError
 from attnctl_evaluation.benchmark.outputs import OutputsSpec, find_outputs, read_output
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 
 def write(path: Path, value: int = 90, size: tuple[int, int] = (32, 32)) -> Path:
@@ -41,8 +41,32 @@ def test_folders_are_methods_and_what_lies_between_does_not_matter(tmp_path: Pat
 
 def test_pictures_right_in_the_folder_are_one_method(tmp_path: Path) -> None:
     write(tmp_path / "mine/c0.png")
-    write(tmp_path / "mine/sub/c1.png")
+    write(tmp_path / "mine/sub/other.png")
     assert {m: [*c] for m, c in find_outputs(spec(tmp_path / "mine")).items()} == {"mine": ["c0"]}
+
+
+def test_a_stray_picture_does_not_shadow_the_methods_beside_it(tmp_path: Path) -> None:
+    for name in ("out/c0.png", "out/p2p/c0.png", "out/fpe/c0.png", "out/fpe/.ipynb_checkpoints/c1.png"):
+        write(tmp_path / name)
+    notes: list[str] = []
+    found = find_outputs(spec(tmp_path / "out"), notes)
+    assert {m: [*c] for m, c in found.items()} == {"fpe": ["c0"], "p2p": ["c0"]}
+    assert len(notes) == 1
+    assert "(c0.png) belong to no method's folder" in notes[0]
+    with pytest.raises(InputError, match="unknown method's folder 'nosuch': known are out, fpe, p2p"):
+        find_outputs(spec(tmp_path / "out", methods=["nosuch"]))
+    assert [*find_outputs(spec(tmp_path / "out", methods=["out"]))] == ["out"]  # they can be asked for by name
+
+
+def test_names_that_differ_in_capitals_are_taken_and_said(tmp_path: Path) -> None:
+    for name in ("m/C0.PNG", "m/c1.png", "m/C1.jpg", "m/c2.jpg", "m/x/c2.jpg", "odd/x.png"):
+        write(tmp_path / name.lower()).rename((tmp_path / name).parent / Path(name).name)
+    notes: list[str] = []
+    (found,) = find_outputs(spec(tmp_path), notes).values()
+    assert {case: path.name for case, path in found.items()} == {"c0": "C0.PNG", "c1": "c1.png", "c2": "c2.jpg"}
+    assert "1 pictures are named after their case but for capitals" in notes[0]
+    assert "2 cases have several pictures" in notes[1]
+    assert "named after no case are left out: odd" in notes[2]
 
 
 def test_what_cannot_be_found_is_said(tmp_path: Path) -> None:

@@ -19,7 +19,11 @@ pytestmark = [
 def test_an_actor_that_is_killed_loses_nothing(fixtures_dir: Path, tmp_path: Path, content) -> None:
     done = subprocess.run(
         [sys.executable, fixtures_dir / "ray_compare.py", tmp_path],
-        env={**os.environ, "PYTHONPATH": str(fixtures_dir), "RAY_USAGE_STATS_ENABLED": "0"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(fixtures_dir), os.environ.get("PYTHONPATH", "")]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -28,4 +32,6 @@ def test_an_actor_that_is_killed_loses_nothing(fixtures_dir: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "done"
     assert "it is tried again" in done.stderr
+    assert "no sign of life" in done.stderr
+    assert content(tmp_path / "hung") == content(tmp_path / "one")
     assert content(tmp_path / "ray") == content(tmp_path / "one")

@@ -15,8 +15,9 @@ from attnctl.loading import load_model
 from attnctl.method import EditMethod, EditPlan, Source
 from attnctl.metric import Metric, MetricCard, Score
 from attnctl.registry import Registry
-from attnctl_evaluation.benchmark.bench import Bench, failure_of
 from attnctl_evaluation.benchmark.resolve import resolve
+from attnctl_evaluation.benchmark.runner import run_case
+from attnctl_evaluation.benchmark.setup import Setup, failure_of
 from attnctl_evaluation.benchmark.spec import build_spec
 
 PROMPTS = {"source_prompt": "a red cat on grass", "prompt": "a blue cat on grass"}
@@ -126,16 +127,16 @@ def plugged() -> Registry:
 def make_bench(plugged: Registry, tiny_model_folder: Path):
     model = load_model(str(tiny_model_folder), device="cpu")
 
-    def make(methods, **more) -> Bench:
+    def make(methods, **more) -> Setup:
         data = {"dataset": "kinds", "methods": methods, "model": str(tiny_model_folder), "size": [64, 64]}
         data |= {"steps": 2, "guidance": 2.0, "metrics": ["psnr", "psnr.outside", "moody"], "threads": 1, **more}
-        return Bench(resolve(build_spec(data, "a test"), plugged), plugged, model=model)
+        return Setup(resolve(build_spec(data, "a test"), plugged), plugged, model=model)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def bench(make_bench) -> Bench:
+def bench(make_bench) -> Setup:
     return make_bench(["none", "bad", "fpe", "late", "idle", "p2p"])
 
 
@@ -144,8 +145,8 @@ def rows(result) -> dict:
 
 
 @pytest.mark.parametrize("case", ["real", "drawn"])
-def test_every_fault_is_that_of_the_lane_that_has_it(bench: Bench, case: str) -> None:
-    result = bench.run(case, 0)
+def test_every_fault_is_that_of_the_lane_that_has_it(bench: Setup, case: str) -> None:
+    result = run_case(bench, case, 0)
     found = rows(result)
     assert {m: r.status for m, r in found.items()} == {
         **dict.fromkeys(("none", "fpe", "p2p"), "ok"),
@@ -163,14 +164,14 @@ def test_every_fault_is_that_of_the_lane_that_has_it(bench: Bench, case: str) ->
 
 def test_the_same_job_gives_the_same_bytes(make_bench) -> None:
     bench = make_bench(["none", "p2p"])
-    first, second = bench.run("real", 0), bench.run("real", 0)
+    first, second = run_case(bench, "real", 0), run_case(bench, "real", 0)
     assert first.pictures == second.pictures
     assert first.records == second.records
 
 
 def test_rows_hold_scores_with_cards_coverage_and_pictures(make_bench) -> None:
     bench = make_bench(["fpe"])
-    result = bench.run("real", 0)
+    result = run_case(bench, "real", 0)
     row = rows(result)["fpe"]
     assert set(row.scores) == {"psnr", "psnr.outside", "moody"}
     assert row.cards == {k: bench.panel.cards[k].id for k in row.scores}
@@ -192,9 +193,9 @@ def test_what_lanes_share_costs_as_much_as_alone(make_bench) -> None:
     methods = ["none", "fpe", "pnp", "pix2pix-zero"]
     together = make_bench(methods, steps=3)
     for case in ("real", "drawn"):
-        found = rows(together.run(case, 0))
+        found = rows(run_case(together, case, 0))
         for method in methods:
-            alone = rows(make_bench([method], steps=3).run(case, 0))[method]
+            alone = rows(run_case(make_bench([method], steps=3), case, 0))[method]
             assert found[method].status == alone.status == "ok"
             assert found[method].rows == alone.rows, (case, method)
 
@@ -204,10 +205,10 @@ def test_one_request_serves_all_lanes_that_can_share(make_bench) -> None:
     seen = []
     run = bench.session.run
     bench.session.run = lambda request: seen.append([e.name for e in request.edits]) or run(request)
-    bench.run("drawn", 0)
+    run_case(bench, "drawn", 0)
     assert seen == [["none", "fpe", "masactrl"]]
     seen.clear()
-    bench.run("real", 0)
+    run_case(bench, "real", 0)
     assert seen == [["none", "fpe", "masactrl"]]
 
 
@@ -219,7 +220,7 @@ def test_entries_may_differ_in_settings_inversion_and_mask(make_bench) -> None:
         "weak": {"method": "fpe", "settings": {"self_replace": 0.5}, "modifiers": ["proximal"]},
     }
     bench = make_bench(methods)
-    result = bench.run("real", 0)
+    result = run_case(bench, "real", 0)
     found = rows(result)
     assert all(row.status == "ok" for row in found.values()), [r.failure for r in found.values()]
     assert found["direct"].pictures.edit == "direct+direct/real.png"
@@ -233,24 +234,24 @@ def test_an_inversion_for_all_is_taken_where_there_is_a_choice(make_bench) -> No
         "fpe": "direct",
         "sdedit": "noising",
     }
-    assert all(row.status == "ok" for row in bench.run("real", 0).records)
+    assert all(row.status == "ok" for row in run_case(bench, "real", 0).records)
     with pytest.raises(InputError, match="sdedit works with the inversion noising alone, not with direct"):
         _ = make_bench({"sdedit": {"inversion": "direct"}}).entries
 
 
-def test_missing_and_broken_pictures_are_rows(bench: Bench) -> None:
-    missing = bench.run("missing", 0)
+def test_missing_and_broken_pictures_are_rows(bench: Setup) -> None:
+    missing = run_case(bench, "missing", 0)
     assert {row.status for row in missing.records} == {"missing"}
     assert {row.failure.message for row in missing.records} == {"there is no picture 'x.png'"}
     assert not missing.pictures
     assert not missing.timings
-    found = bench.run("broken", 0).records
+    found = run_case(bench, "broken", 0).records
     assert {row.status for row in found} == {"failed"}
     assert {row.failure.message for row in found} == {"the file ends too early at 0x..."}
 
 
-def test_a_case_without_a_source_prompt_runs_where_it_can(bench: Bench) -> None:
-    found = rows(bench.run("leave", 0))
+def test_a_case_without_a_source_prompt_runs_where_it_can(bench: Setup) -> None:
+    found = rows(run_case(bench, "leave", 0))
     assert found["none"].status == "ok"
     assert found["p2p"].failure.kind == "InputError"
     assert found["bad"].failure.kind == "SystemExit"
@@ -261,7 +262,7 @@ def test_a_case_without_a_source_prompt_runs_where_it_can(bench: Bench) -> None:
 
 def test_a_seed_of_the_run_moves_a_cases_own(make_bench) -> None:
     bench = make_bench(["none"], seeds=[0, 1])
-    first, second = bench.run("drawn", 0), bench.run("drawn", 1)
+    first, second = run_case(bench, "drawn", 0), run_case(bench, "drawn", 1)
     assert first.records[0].pictures.source == "input/drawn-seed0.png"
     assert second.records[0].pictures.edit == "ddim+none/drawn-seed1.png"
     assert [*first.pictures.values()] != [*second.pictures.values()]
@@ -277,7 +278,7 @@ def test_running_out_of_memory_is_recorded_and_the_others_run(make_bench, monkey
         return run(request)
 
     monkeypatch.setattr(bench.session, "run", short_of_memory)
-    found = rows(bench.run("drawn", 0))
+    found = rows(run_case(bench, "drawn", 0))
     assert [found[m].status for m in ("none", "fpe", "p2p")] == ["ok", "failed", "ok"]
     assert "can't allocate memory" in found["fpe"].failure.message
 

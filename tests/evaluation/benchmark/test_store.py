@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 from attnctl.dataset import Case
 from attnctl.errors import InputError
 from attnctl_evaluation.benchmark.store import RunStore
-from attnctl_evaluation.records import DatasetEntry, Header, MethodEntry, Pictures, Record, Results, Timing
+from attnctl_evaluation.rows import DatasetEntry, Header, MethodEntry, Pictures, Results, Row, Timing
 
 CASES = [Case(id=f"case-{n}", prompt="blau ä\u2028", edit_type="t", facts={"n": n}) for n in range(3)]
 LABELS = ("none", "b")
@@ -28,10 +32,10 @@ HEADER = Header(
 )
 
 
-def row(case: Case, label: str) -> Record:
+def row(case: Case, label: str) -> Row:
     pictures = Pictures(edit=f"none+{label}/{case.id}.png", source=f"input/{case.id}.png")
     fields = {"edit_type": "t", "source_prompt": None, "prompt": case.prompt, "real": True, "warnings": ["zwölf 🐢\n"]}
-    return Record(case=case.id, method=label, seed=0, status="ok", pictures=pictures, **fields)
+    return Row(case=case.id, method=label, seed=0, status="ok", pictures=pictures, **fields)
 
 
 def fill(folder: Path, cases=CASES) -> None:
@@ -91,7 +95,7 @@ def test_rows_survive_a_cut_at_any_byte(whole: Path, finished: dict[str, bytes],
 
 
 def test_rows_come_in_canonical_order_with_their_costs(whole: Path, finished: dict[str, bytes]) -> None:
-    ordered = [r.key for r in (Record.model_validate_json(x) for x in finished["records.jsonl"].splitlines())]
+    ordered = [r.key for r in (Row.model_validate_json(x) for x in finished["records.jsonl"].splitlines())]
     assert ordered == list(ORDER)
     assert finished["timings.jsonl"].count(b"\n") == 6
     assert [r.key for r in Results.read(whole).records] != list(ORDER)
@@ -139,6 +143,35 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path) -> None:
     with RunStore(tmp_path), pytest.raises(InputError, match="another process is writing"):
         RunStore(tmp_path)
     RunStore(tmp_path).close()
+
+
+def test_a_process_that_is_killed_gives_the_folder_back(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from attnctl_evaluation.benchmark.store import RunStore; "
+        "store = RunStore(Path(sys.argv[1])); print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(InputError, match="another process is writing"):
+            RunStore(tmp_path)
+        process.kill()
+    RunStore(tmp_path).close()
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_written_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunStore(tmp_path):
+        pass
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from attnctl.cli import main
 from attnctl_evaluation.benchmark.progress import CompareProgress, duration
-from attnctl_evaluation.records import Results
+from attnctl_evaluation.rows import Results
 
 WORDS = ("compare", "--dataset", "microbench/tiny", "--methods", "none,fpe")
 

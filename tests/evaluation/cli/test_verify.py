@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from attnctl.cli import main
+from attnctl.runs.manifest import record_digest
 from attnctl_evaluation.verify import compare_pictures, environment_differences
 
 PAIR = ("--source-prompt", "a red car", "--prompt", "a blue car")
@@ -81,13 +82,24 @@ def test_another_environment_is_named(call: Callable[..., Any], done: Path) -> N
     path = done / "manifest.json"
     record = json.loads(path.read_text())
     record["environment"]["packages"]["torch"] = "1.0"
-    record["model"]["sha256"] = "0" * 64
+    record["digest"] = record_digest(record)
     path.write_text(json.dumps(record))
     code, out, _ = call("verify", done, "--json")
-    first, second = json.loads(out)["environment"]
+    (first,) = json.loads(out)["environment"]
     assert code == 0
     assert first.startswith("torch: 1.0 then, ")
-    assert second.startswith("model sha256: 0000")
+
+
+def test_another_model_under_the_same_name_is_another_run(call: Callable[..., Any], done: Path) -> None:
+    path = done / "manifest.json"
+    record = json.loads(path.read_text())
+    record["model"]["sha256"] = "0" * 64
+    record["digest"] = record_digest(record)
+    path.write_text(json.dumps(record))
+    code, out, _ = call("verify", done, "--json")
+    (line,) = json.loads(out)["record"]
+    assert code == 1
+    assert line.startswith("model.sha256: '0000")
 
 
 def test_a_real_picture_that_moved(call: Callable[..., Any], model: str, tmp_path: Path) -> None:
@@ -135,12 +147,23 @@ def test_folders_without_a_run_are_refused(
     assert (code, says in err) == (2, True)
 
 
-def test_a_record_without_a_command_is_refused(call: Callable[..., Any], done: Path) -> None:
+@pytest.mark.parametrize("command", [[], ["attnctl", "run", "--help"], ["attnctl", "run", "--method", "none"]])
+def test_a_recorded_command_is_for_people_alone(command: list[str], call: Callable[..., Any], done: Path) -> None:
     path = done / "manifest.json"
     record = json.loads(path.read_text())
-    record["volatile"]["command"] = []
+    record["volatile"]["command"] = command
+    record["digest"] = record_digest(record)
     path.write_text(json.dumps(record))
-    assert "holds no `attnctl run` command" in call("verify", done)[2]
+    code, out, _ = call("verify", done, "--json")
+    assert (code, json.loads(out)["outcome"]) == (0, "identical")
+
+
+def test_integrity_is_told_without_a_model(call: Callable[..., Any], done: Path) -> None:
+    code, out, _ = call("verify", done, "--integrity")
+    assert (code, "files are what was written" in out) == (0, True)
+    (done / "fpe.png").unlink()
+    code, out, _ = call("verify", done, "--integrity", "--json")
+    assert (code, json.loads(out)["faults"]) == (1, ["fpe.png is not there any more"])
 
 
 def test_pictures_are_compared_by_pixels(tmp_path: Path) -> None:

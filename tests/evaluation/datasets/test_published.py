@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from attnctl.errors import InputError
 from attnctl_evaluation.datasets.fpe_edits import CarFakeEdit, CarRealEdit, ImageNetFakeEdit, ImageNetRealEdit
 from attnctl_evaluation.datasets.own_folder import Folder
 from attnctl_evaluation.datasets.pie_bench import PIEBench, decode_mask
+from attnctl_evaluation.datasets.tables import InnerPicture
 from attnctl_evaluation.datasets.ti2i import TI2I
 
 
@@ -169,6 +171,44 @@ class TestPIEBench:
         with pytest.raises(InputError, match="cannot read"):
             read(PIEBench, tmp_path / "tables")
 
+    @pytest.mark.parametrize("kind", ["exif", "alpha", "16-bit", "GIF", "BMP", "TIFF", "WEBP", "wide"])
+    def test_parquet_pictures_are_decoded_as_those_of_the_folder(self, kind: str, tmp_path: Path) -> None:
+        """Byte for byte, at their own size and at another."""
+        pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: parquet files cannot be read")
+        parquet = pytest.importorskip("pyarrow.parquet", reason="this pyarrow cannot read parquet files")
+        levels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        image, form, more = Image.fromarray(levels[:, :40] if kind == "wide" else levels), "PNG", {}
+        if kind == "exif":
+            more["exif"] = exif = Image.Exif()
+            exif[0x0112] = 6
+            form = "JPEG"
+        elif kind == "alpha":
+            image.putalpha(Image.fromarray(levels[..., 0]))
+        elif kind == "16-bit":
+            image = Image.fromarray(levels[..., 0].astype(np.uint16) * 200)
+        elif kind != "wide":
+            form = kind
+        file = tmp_path / "folder" / "annotation_images" / "0_random_140" / "000000000000.jpg"
+        file.parent.mkdir(parents=True)
+        image.save(file, form, **more)
+        row = {
+            "image": {"bytes": file.read_bytes(), "path": "a"}, "id": "000000000000", "source_prompt": "a",
+            "target_prompt": "b", "blended_words": "", "mask": RUNS,
+        }  # fmt: skip
+        folder = tmp_path / "tables" / "0_random_140"
+        folder.mkdir(parents=True)
+        parquet.write_table(pyarrow.Table.from_pylist([row]), folder / "V1-00000-of-00001.parquet")
+        (case,) = read(PIEBench, tmp_path / "tables")
+        (other,) = read(PIEBench, self.mapping(tmp_path / "folder"))
+        for size in (None, (64, 64), (24, 40)):
+            assert np.array_equal(np.asarray(case.picture(size)), np.asarray(other.picture(size)))
+        assert case.digests() == other.digests()
+
+    def test_a_damaged_picture_in_parquet_says_its_row(self, tmp_path: Path) -> None:
+        picture = InnerPicture(b"no picture", "'x.parquet', row 3")
+        with pytest.raises(InputError, match=r"'x\.parquet', row 3 is not a picture"):
+            picture((8, 8))
+
     def test_an_empty_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"neither mapping_file\.json nor parquet"):
             read(PIEBench, tmp_path)
@@ -191,9 +231,24 @@ class TestTI2I:
         ]
         assert len({c.id for c in made}) == 4
 
+    def test_aliases_are_read_and_bombs_of_them_are_not(self, tmp_path: Path) -> None:
+        file = tmp_path / "x.yaml"
+        file.write_text("- {source_prompt: a, target_prompts: &t [b, c]}\n- {source_prompt: d, target_prompts: *t}\n")
+        assert [c.prompt for c in read(TI2I, file)] == ["b", "c", "b", "c"]
+        bomb = ["- &a0 [x, x, x, x, x, x, x, x, x, x]"]
+        bomb += [f"- &a{n} [" + ", ".join([f"*a{n - 1}"] * 10) + "]" for n in range(1, 12)]
+        for text in ("\n".join([*bomb, "- {source_prompt: a, target_prompts: b, seed: *a11}"]), "- &a [*a]"):
+            file.write_text(text)
+            with pytest.raises(InputError, match="stands for"):
+                read(TI2I, file)
+
     @pytest.mark.parametrize(
         ("text", "why"),
         [
+            ("[" * 20_000, "nested more than 64 deep"),
+            ("- init_img: " + "9" * 5000, "no YAML"),
+            ("- init_img: 2001-99-99", "no YAML"),
+            ("- ? [a]\n  : b", "line 1|no YAML"),
             ("- init_img: [", "line 2"),
             ("a: 1", "holds no list"),
             ("- init_img: a.png", "entry 1 has no target_prompts"),
@@ -212,7 +267,7 @@ class TestTI2I:
 class TestFolder:
     def test_csv_and_jsonl_say_the_same(self, tmp_path: Path) -> None:
         picture(tmp_path / "car.png")
-        Image.new("L", (40, 20), 255).save(tmp_path / "mask.png")
+        Image.fromarray(np.arange(40, dtype=np.uint8)[None].repeat(20, 0) // 20).save(tmp_path / "mask.png")
         rows = [
             {"image": "car.png", "prompt": 'a "blue" car, shiny', "source_prompt": "a car", "mask": "mask.png",
              "seed": "3"},
@@ -226,7 +281,8 @@ class TestFolder:
         made = read(Folder, tmp_path)
         assert [c.as_dict() for c in made] == [c.as_dict() for c in read(Folder, tmp_path / "e.jsonl")]
         assert made[0].prompt == 'a "blue" car, shiny'
-        assert made[0].mask((20, 40)).all()
+        assert made[0].mask((20, 40))[:, 20:].all()
+        assert not made[0].mask((20, 40))[:, :20].any()
         assert made[0].seed == 3
         assert made[1].prompt == "ein grüner Käfer"
         assert made[2].id == "my-hat"
@@ -251,6 +307,61 @@ class TestFolder:
         (tmp_path / "edits.csv").write_text(text)
         with pytest.raises(InputError, match=why):
             read(Folder, tmp_path)
+
+    @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+    def test_odd_separators_end_no_line(self, odd: str, tmp_path: Path) -> None:
+        """JSONL ends lines at line feeds, CSV at line ends outside of quotes: what else Unicode knows is text."""
+        rows = [
+            {"source_prompt": "a", "prompt": f"one{odd}two", "id": "x"},
+            {"source_prompt": "b", "prompt": "c", "id": "y"},
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+        (tmp_path / "e.jsonl").write_bytes(text.encode())
+        made = read(Folder, tmp_path / "e.jsonl")
+        assert [c.prompt for c in made] == [f"one{odd}two", "c"]
+        (tmp_path / "edits.csv").write_bytes(f"id,source_prompt,prompt\nx,a,one{odd}two\r\ny,b,c\n".encode())
+        assert [c.prompt for c in read(Folder, tmp_path)] == [f"one{odd}two", "c"]
+        (tmp_path / "edits.csv").write_bytes(f"id,source_prompt,prompt\nx,a,one{odd}two\ny,b\n".encode())
+        with pytest.raises(InputError, match="line 3 has 2 cells"):
+            read(Folder, tmp_path)
+
+    def test_names_that_differ_in_capitals_are_hinted_at(self, tmp_path: Path) -> None:
+        picture(tmp_path / "Car.PNG")
+        (tmp_path / "edits.csv").write_text("image,prompt\ncar.png,x\n")
+        (case,) = read(Folder, tmp_path)
+        assert "but 'Car.PNG': capitals count" in case.missing
+
+    def test_a_fingerprint_covers_the_files(self, tmp_path: Path) -> None:
+        picture(tmp_path / "car.png")
+        (tmp_path / "edits.csv").write_text("image,prompt\ncar.png,x\n")
+
+        def fingerprint() -> str:
+            return Folder(Folder.Config(path=str(tmp_path))).fingerprint()
+
+        before = fingerprint()
+        assert fingerprint() == before
+        picture(tmp_path / "car.png", (41, 20))
+        assert fingerprint() != before
+
+    def test_full_empty_and_ill_fitting_masks_are_refused(self, tmp_path: Path) -> None:
+        picture(tmp_path / "car.png")
+        (tmp_path / "edits.csv").write_text("image,prompt,mask\ncar.png,x,m.png\n")
+        for level, why in ((255, "everything"), (0, "nothing")):
+            Image.new("L", (40, 20), level).save(tmp_path / "m.png")
+            (case,) = read(Folder, tmp_path)
+            with pytest.raises(InputError, match=f"lets {why} change"):
+                case.mask((20, 20))
+        Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "m.png")
+        with pytest.raises(InputError, match="is 20 x 20, its picture 40 x 20"):
+            case.mask((20, 20))
+
+    def test_tables_that_are_no_files_are_refused(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "e.jsonl")
+        with pytest.raises(InputError, match="it is a pipe"):
+            read(Folder, tmp_path / "e.jsonl")
+        (tmp_path / "d.jsonl").write_text("[" * 200_000)
+        with pytest.raises(InputError, match="line 1: values are nested"):
+            read(Folder, tmp_path / "d.jsonl")
 
     def test_a_bad_line_of_jsonl_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "x.jsonl").write_text('{"image": "a.png", "prompt": "x"}\n{"image": \n')

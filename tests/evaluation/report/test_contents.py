@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from attnctl_evaluation.records import Results
 from attnctl_evaluation.report.contents import _about, collect
 from attnctl_evaluation.report.joining import read_runs
+from attnctl_evaluation.rows import Results
 from attnctl_evaluation.statistics import Draws
 
 Make = Callable[..., Path]

@@ -67,7 +67,7 @@ def test_nothing_outside_the_run_is_read(tmp_path: Path, name: str) -> None:
     gallery = Gallery("embed", tmp_path / "files")
     gallery.add(tmp_path / "run", name)
     assert gallery.write() == [None]
-    assert "outside the run folder" in gallery.problems[name]
+    assert "leads out of the folder" in gallery.problems[name]
 
 
 def test_an_absolute_path_is_outside_too(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from attnctl.errors import InputError
-from attnctl_evaluation.records import RECORDS_NAME, Results
 from attnctl_evaluation.report.contents import collect
 from attnctl_evaluation.report.joining import read_runs, seeds_of
+from attnctl_evaluation.rows import RECORDS_NAME, Results
 from attnctl_evaluation.statistics import Draws
 
 Make = Callable[..., Path]

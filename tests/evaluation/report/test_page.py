@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from attnctl_evaluation.records import RECORDS_NAME, MethodEntry, Results
 from attnctl_evaluation.report import writer
+from attnctl_evaluation.rows import RECORDS_NAME, MethodEntry, Results
 
 Make = Callable[..., Path]
 EVIL = "</script></style></title><script>bad()</script><img src=x onerror=bad()>\"'`{{7*7}}\u2028\u202e"

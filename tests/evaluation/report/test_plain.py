@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from attnctl_evaluation.records import Results
 from attnctl_evaluation.report import writer
 from attnctl_evaluation.report.numbers import count, decimals, memory, number, seconds, span
+from attnctl_evaluation.rows import Results
 from attnctl_evaluation.statistics import Interval
 
 Make = Callable[..., Path]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from attnctl.families.betas import beta_schedule
 from attnctl.inversion import Inversion, InversionCall, Trajectory
 from attnctl.model import Model
 from attnctl.request import Edit, EditRequest
-from attnctl.sampling import make_sampler
 from attnctl.session import EditSession
 from attnctl.testing import tiny_model
 
@@ -31,7 +31,7 @@ class Bench:
         text = self.model.encode_text(self.source if prompt is None else prompt)
         given: dict[str, Any] = {
             "model": self.model,
-            "grid": make_sampler("ddim", self.model.pipe.scheduler.config, steps, 0),
+            "grid": beta_schedule("ddim", self.model.pipe.scheduler, steps, 0),
             "x0": self.x0,
             "text": text,
             "source": text,

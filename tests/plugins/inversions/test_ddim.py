@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from attnctl.engine.attach import Attachment
+from attnctl.engine.lanes import Lane
 from attnctl.engine.loop import Engine
-from attnctl.engine.planning import Lane
+from attnctl.families.betas import beta_schedule
+from attnctl.guidance import Guidance
 from attnctl.inversion import InversionCall, InversionSpec, Trajectory
 from attnctl.loading import load_model
 from attnctl.model import Model
 from attnctl.request import Edit, EditRequest
-from attnctl.sampling import DDIMGrid, make_sampler
+from attnctl.sampling import DDIMGrid
 from attnctl.session import EditSession, Inverted, Progress
-from attnctl.steps import Step
 from attnctl.testing import tiny_model
 from attnctl.testing.conformance import distance
 from attnctl_evaluation.world import random_scene, render
@@ -26,7 +26,7 @@ from attnctl_plugins.inversions.ddim import DDIMInversion
 
 
 def invert(model: Model, steps: int, prompt: str, x0: torch.Tensor, ticks: list[Any] | None = None) -> Trajectory:
-    grid = make_sampler("ddim", model.pipe.scheduler.config, steps, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, steps, 0)
     text = model.encode_text(prompt)
     seen = [] if ticks is None else ticks
     call = InversionCall(
@@ -46,11 +46,10 @@ def invert(model: Model, steps: int, prompt: str, x0: torch.Tensor, ticks: list[
 
 def sample(model: Model, grid: DDIMGrid, x: torch.Tensor, prompt: str, guidance: float) -> list[torch.Tensor]:
     """Sample one lane with the engine; the latents after every step."""
-    lane = Lane("source", prompt, model.encode_text(prompt), model.encode_text(""), guidance, latents=x)
-    steps = [Step(i, len(grid.timesteps), int(t)) for i, t in enumerate(grid.timesteps)]
+    lane = Lane("source", prompt, model.encode_text(prompt), model.encode_text(""), Guidance(guidance), latents=x)
     found = [x]
     with torch.no_grad():
-        Engine(model, grid, steps, {"source": lane}, [], Attachment()).run(lambda _: found.append(lane.latents))
+        Engine(model, grid, {"source": lane}).run(lambda _: found.append(lane.latents))
     return found
 
 
@@ -62,7 +61,7 @@ def test_inversion_and_reconstruction_are_the_reference_codes(golden: Any) -> No
     path = invert(model, 10, prompt, case["in.latent0"]).latents
     for k in range(11):
         assert distance(path[k], case["aux.inversion"][k, 0]) < 1e-3, k
-    grid = make_sampler("ddim", model.pipe.scheduler.config, 10, 0)
+    grid = beta_schedule("ddim", model.pipe.scheduler, 10, 0)
     start = case["aux.inversion"][10]
     for guidance, expected in ((1.0, case["out.steps"]), (7.5, case["aux.recon_cfg75"])):
         for k, x in enumerate(sample(model, grid, start, prompt, guidance)):
@@ -86,7 +85,7 @@ def test_the_round_trip_comes_closer_with_more_steps() -> None:
     errors = []
     for steps in (3, 10, 40):
         path = invert(model, steps, "a red cat", x0)
-        grid = make_sampler("ddim", model.pipe.scheduler.config, steps, 0)
+        grid = beta_schedule("ddim", model.pipe.scheduler, steps, 0)
         errors.append(distance(sample(model, grid, path.latents[-1:], "a red cat", 1.0)[-1], x0))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.15

@@ -45,11 +45,11 @@ def test_the_maps_follow_from_the_levels(bench: Any) -> None:
 
 def test_lanes_have_the_scales_of_the_inversion(bench: Any) -> None:
     plan = bench.session.plan(bench.request("edit-friendly"))
-    assert (plan.lanes["source"].guidance, plan.lanes["edit[0]"].guidance) == (3.5, 15.0)
+    assert (plan.lanes["source"].guidance.scale, plan.lanes["edit[0]"].guidance.scale) == (3.5, 15.0)
     assert "edit-friendly guides sources with 3.5 and edits with 15, not with 7.5" in plan.edits[0].plan.notes
     settings = {"preset": "pie-bench", "edit_guidance": "null"}
     plan = bench.session.plan(bench.request("edit-friendly", guidance=5.0, inversion_settings=settings))
-    assert (plan.lanes["source"].guidance, plan.lanes["edit[0]"].guidance) == (1.0, 5.0)
+    assert (plan.lanes["source"].guidance.scale, plan.lanes["edit[0]"].guidance.scale) == (1.0, 5.0)
 
 
 def test_to_leave_everything_out_gives_the_picture_back(bench: Any) -> None:

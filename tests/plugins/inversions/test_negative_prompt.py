@@ -84,5 +84,5 @@ def test_the_pooled_text_of_larger_models_is_replaced_too() -> None:
 def test_the_trajectory_has_one_text_for_all_steps(bench: Any) -> None:
     trajectory = bench.invert(NegativePrompt())
     assert len(trajectory.uncond) == 1
-    assert torch.equal(trajectory.uncond[0], bench.model.encode_text(bench.source).embeds)
+    assert torch.equal(trajectory.uncond[0]["embeds"], bench.model.encode_text(bench.source).embeds)
     assert trajectory.denoiser_rows == NegativePrompt().rows(5) == 5

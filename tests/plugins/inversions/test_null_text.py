@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attnctl.errors import InputError
+from attnctl.inversion import Trajectory
 from attnctl.request import Edit, EditRequest
 from attnctl.session import EditSession
 from attnctl.testing import tiny_model
@@ -48,10 +49,15 @@ def test_losses_texts_and_the_way_back_are_the_reference_codes(golden: Any) -> N
     for k, x in enumerate(result["edit[0]"].history):
         assert distance(x, case["out.steps"][k, 0]) < 1e-3, k
     (trajectory,) = learnt
-    for i, (mine, theirs) in enumerate(zip(trajectory.uncond, case["aux.uncond_embeddings"], strict=True)):
+    for i, (mine, theirs) in enumerate(zip(embeds_of(trajectory), case["aux.uncond_embeddings"], strict=True)):
         assert distance(mine, theirs) < 1e-3, i
     for mine, theirs in zip(trajectory.info["losses"], inputs["measured"]["losses_per_step"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3)
+
+
+def embeds_of(trajectory: Trajectory) -> list[torch.Tensor]:
+    """The token embeddings that take the unconditional text's place, step by step."""
+    return [parts["embeds"] for parts in trajectory.uncond]
 
 
 def learn(bench: Any, *, model: Any = None, guidance: float = 7.5, **settings: Any) -> Any:
@@ -65,8 +71,8 @@ def test_losses_fall_and_the_way_back_comes_closer(bench: Any) -> None:
     assert [len(lost) for lost in found.info["losses"]] == [4] * STEPS
     for lost in found.info["losses"]:
         assert lost[-1] < lost[0]
-    assert [tuple(text.shape) for text in found.uncond] == [(1, 77, 32)] * STEPS
-    assert not any(text.requires_grad for text in found.uncond)
+    assert [tuple(text.shape) for text in embeds_of(found)] == [(1, 77, 32)] * STEPS
+    assert not any(text.requires_grad for text in embeds_of(found))
     assert found.denoiser_rows == STEPS * (1 + 2 + 4)
     to_itself = Edit(bench.source, "none")
     settings = {"inner_steps": 4, **NEVER}
@@ -90,8 +96,8 @@ def test_the_step_that_ends_the_search_is_still_taken(bench: Any) -> None:
     once = learn(bench, inner_steps=1, **NEVER)
     assert [len(lost) for lost in stopped.info["losses"]] == [1] * STEPS
     empty = bench.model.encode_text("").embeds
-    assert not torch.equal(stopped.uncond[0], empty)
-    assert all(torch.equal(a, b) for a, b in zip(stopped.uncond, once.uncond, strict=True))
+    assert not torch.equal(embeds_of(stopped)[0], empty)
+    assert all(torch.equal(a, b) for a, b in zip(embeds_of(stopped), embeds_of(once), strict=True))
 
 
 def test_the_bar_for_stopping_rises_step_by_step(bench: Any) -> None:
@@ -106,7 +112,7 @@ def test_the_bar_for_stopping_rises_step_by_step(bench: Any) -> None:
 
 def test_every_search_starts_from_the_text_before_it(bench: Any) -> None:
     rate = 1e-3
-    texts = learn(bench, inner_steps=1, learning_rate=rate, **NEVER).uncond
+    texts = embeds_of(learn(bench, inner_steps=1, learning_rate=rate, **NEVER))
     texts = (bench.model.encode_text("").embeds, *texts)
     for i, (before, after) in enumerate(pairwise(texts)):
         step = (after - before).abs().max()  # Adam's first step has the length of its rate in every coordinate
@@ -130,7 +136,7 @@ def test_the_denoiser_is_left_as_it_was(bench: Any) -> None:
             found.append(learn(bench, model=model, inner_steps=1, low_memory=low_memory))
     one, other = found
     assert kept[1] < kept[0] / 2  # bytes that the backward passes ask for
-    assert all(distance(a, b) < 1e-12 for a, b in zip(one.uncond, other.uncond, strict=True))
+    assert all(distance(a, b) < 1e-12 for a, b in zip(embeds_of(one), embeds_of(other), strict=True))
     assert (frozen.requires_grad, learning.requires_grad) == (False, True)
     assert learning.grad is None
     assert not model.unet.is_gradient_checkpointing

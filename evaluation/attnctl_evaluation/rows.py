@@ -3,7 +3,7 @@
 A run folder holds
 
 - ``run.json``: the `Header`
-- ``records.jsonl``: one `Record` a line. The same command on the same machine gives the same bytes, however often it
+- ``records.jsonl``: one `Row` a line. The same command on the same machine gives the same bytes, however often it
   was interrupted; therefore what differs from run to run is elsewhere, in
 - ``timings.jsonl``: one `Timing` a line
 - pictures, whose paths relative to the folder are in the records: ``input/``, ``truth/``, ``mask/`` and one folder per
@@ -15,14 +15,16 @@ Reports read these files and never run a model.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from attnctl.errors import InputError
-from attnctl.files import reason, shown
+from attnctl.files import read_bytes, read_json, shown
+from attnctl.trusting import check_inside
 
 SCHEMA_VERSION = 1
 """Counts up when a field changes its meaning or goes; newer files are refused."""
@@ -31,15 +33,22 @@ HEADER_NAME = "run.json"
 RECORDS_NAME = "records.jsonl"
 TIMINGS_NAME = "timings.jsonl"
 
+MAX_RECORD_BYTES = 2**30
+"""Bytes that the rows of a run may have: hundreds of thousands of them."""
+
 Key = tuple[str, str, int]
 """Case id, method label, seed: what names a row."""
 
 
-class _Row(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class ScoreRecord(_Row):
+Cost = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+"""Seconds that something took."""
+
+
+class RowScore(_Frozen):
     """What one metric said of one picture.
 
     Attributes:
@@ -51,7 +60,7 @@ class ScoreRecord(_Row):
     reason: str = ""
 
 
-class Failure(_Row):
+class Failure(_Frozen):
     """Why a row has no picture.
 
     Attributes:
@@ -65,7 +74,7 @@ class Failure(_Row):
     hint: str = ""
 
 
-class Pictures(_Row):
+class Pictures(_Frozen):
     """Paths relative to the run folder, with ``/``; None for what does not exist.
 
     Attributes:
@@ -81,7 +90,7 @@ class Pictures(_Row):
     mask: str | None = None
 
 
-class Record(_Row):
+class Row(_Frozen):
     """One edit of one case by one method with one seed.
 
     Attributes:
@@ -102,6 +111,11 @@ class Record(_Row):
         warnings: What the run warned of.
         pictures: Where its pictures are.
         failure: What went wrong; None for ``ok``.
+        inputs: SHA-256 of what was measured, by role: ``edit``, ``source``, ``mask``, ``truth`` as they lay in the
+            user's files, and ``case``, the plain data. Rows of `attnctl eval` have it: where one differs from what is
+            there now, the row is measured anew.
+        sha256: Of the files that `pictures` names, by the same roles, as they were written; rows of older folders have
+            none.
     """
 
     case: str
@@ -112,13 +126,15 @@ class Record(_Row):
     source_prompt: str | None
     prompt: str
     real: bool
-    scores: dict[str, ScoreRecord] = Field(default_factory=dict)
+    scores: dict[str, RowScore] = Field(default_factory=dict)
     cards: dict[str, str] = Field(default_factory=dict)
     coverage: list[dict[str, JsonValue]] = Field(default_factory=list)
     rows: dict[str, int] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     pictures: Pictures = Pictures()
     failure: Failure | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    sha256: dict[str, str] = Field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -126,7 +142,7 @@ class Record(_Row):
         return (self.case, self.method, self.seed)
 
 
-class Timing(_Row):
+class Timing(_Frozen):
     """What one row cost; differs from run to run.
 
     Attributes:
@@ -141,9 +157,9 @@ class Timing(_Row):
     case: str
     method: str
     seed: int
-    seconds: dict[str, float] = Field(default_factory=dict)
-    peak_memory_bytes: int | None = None
-    score_seconds: float | None = None
+    seconds: dict[str, Cost] = Field(default_factory=dict)
+    peak_memory_bytes: int | None = Field(default=None, ge=0, le=2**60)
+    score_seconds: Cost | None = None
 
     @property
     def key(self) -> Key:
@@ -151,7 +167,7 @@ class Timing(_Row):
         return (self.case, self.method, self.seed)
 
 
-class MethodEntry(_Row):
+class MethodEntry(_Frozen):
     """One column of a comparison: a method with its settings.
 
     Attributes:
@@ -183,7 +199,7 @@ class MethodEntry(_Row):
     bibtex: str = ""
 
 
-class DatasetEntry(_Row):
+class DatasetEntry(_Frozen):
     """The data set of a run.
 
     Attributes:
@@ -209,7 +225,7 @@ class DatasetEntry(_Row):
     bibtex: str = ""
 
 
-class Header(_Row):
+class Header(_Frozen):
     """What all rows of a run have in common; holds nothing that differs when the same command runs again.
 
     Attributes:
@@ -259,7 +275,7 @@ class Results(BaseModel):
 
     folder: Path
     header: Header
-    records: list[Record]
+    records: list[Row]
     timings: dict[Key, Timing] = Field(default_factory=dict)
 
     @classmethod
@@ -270,13 +286,14 @@ class Results(BaseModel):
             InputError: The folder holds no run, or one of its files is damaged; the message names the line.
         """
         place = Path(folder)
+        check_inside(place, (HEADER_NAME, RECORDS_NAME, TIMINGS_NAME))
         header = read_header(place / HEADER_NAME)
-        records = list(read_rows(place / RECORDS_NAME, Record))
+        records = list(read_rows(place / RECORDS_NAME, Row))
         timings = {row.key: row for row in read_rows(place / TIMINGS_NAME, Timing)}
         return cls(folder=place, header=header, records=records, timings=timings)
 
 
-_R = TypeVar("_R", Record, Timing)
+_R = TypeVar("_R", Row, Timing)
 
 
 def read_header(path: Path) -> Header:
@@ -286,10 +303,10 @@ def read_header(path: Path) -> Header:
         InputError: It is not there, damaged or newer than this version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = read_json(path)
+    except InputError as error:
         raise InputError(
-            f"{shown(path.parent)} holds no run: {path.name} cannot be read ({reason(error)})",
+            f"{shown(path.parent)} holds no run: {error.message}",
             hint="name a folder that `attnctl compare` or `attnctl eval` wrote",
         ) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
@@ -309,7 +326,7 @@ def read_rows(path: Path, kind: type[_R]) -> Iterator[_R]:
 
     Args:
         path: The file.
-        kind: `Record` or `Timing`.
+        kind: `Row` or `Timing`.
 
     Raises:
         InputError: A line is damaged; a last line without its end is skipped.
@@ -331,21 +348,16 @@ def content_of(path: Path) -> bytes:
     Raises:
         InputError: It cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}", hint="check its permissions") from error
+    return read_bytes(path, limit=MAX_RECORD_BYTES) if os.path.lexists(path) else b""
 
 
-def line_of(row: Record | Timing) -> bytes:
+def line_of(row: Row | Timing) -> bytes:
     """Return a row as one line of JSON; equal rows give equal bytes."""
     data = row.model_dump(mode="json")
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def lines_of(rows: Iterable[Record | Timing]) -> bytes:
+def lines_of(rows: Iterable[Row | Timing]) -> bytes:
     """Return rows as lines of JSON."""
     return b"".join(map(line_of, rows))
 

@@ -12,20 +12,22 @@ from pydantic import BaseModel, ConfigDict
 from attnctl.dataset import Case
 from attnctl.errors import AttnctlError, InputError
 from attnctl.registry import Registry
-from attnctl.request import Edit, EditRequest, PlanRequest
+from attnctl.request import Edit, EditRequest, PlanRequest, Sampling
 from attnctl_evaluation.benchmark.plan import choose_cases, folders, noise_seed
 from attnctl_evaluation.benchmark.spec import CompareSpec, Entry
-from attnctl_evaluation.records import Failure, Record, Timing
+from attnctl_evaluation.rows import Failure, Row, Timing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from attnctl.method import EditMethod
     from attnctl.model import Model
+    from attnctl.modifier import Modifier
     from attnctl.session import EditSession
     from attnctl_evaluation.metrics.protocols import Panel
 
 
-class EntryFacts(BaseModel):
+class EntryRecord(BaseModel):
     """What is known of a method's entry once the model is loaded.
 
     Attributes:
@@ -33,6 +35,8 @@ class EntryFacts(BaseModel):
         inversion: Inversion that real pictures go through; ``none`` where the run has no real picture.
         asked: Inversion that requests name for it; None leaves it to the method.
         uses_source_prompt: Whether it reads the source prompt.
+        settings: All settings of its method, defaults and its preset's included.
+        modifiers: All settings of its modifiers, by name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,9 +45,11 @@ class EntryFacts(BaseModel):
     inversion: str
     asked: str | None
     uses_source_prompt: bool | None
+    settings: dict[str, Any]
+    modifiers: dict[str, dict[str, Any]]
 
 
-class Facts(BaseModel):
+class SetupRecord(BaseModel):
     """What a header says that is known only where the model runs; equal on all workers of a run.
 
     Attributes:
@@ -64,7 +70,7 @@ class Facts(BaseModel):
     size: tuple[int, int]
     cards: dict[str, dict[str, Any]]
     absent: dict[str, str]
-    entries: dict[str, EntryFacts]
+    entries: dict[str, EntryRecord]
 
 
 @dataclass(frozen=True)
@@ -77,18 +83,19 @@ class JobResult:
         pictures: PNG files by path relative to the run folder.
     """
 
-    records: list[Record]
+    records: list[Row]
     timings: list[Timing]
     pictures: dict[str, bytes]
 
 
-class Bench:
+class Setup:
     """Everything that jobs of one comparison share.
 
     Args:
         spec: The resolved comparison.
         registry: Plugins; None loads them.
         model: The model that `spec` names; None loads it.
+        cases: The cases that `spec` chooses; None reads the data set.
 
     Attributes:
         spec: The comparison.
@@ -102,7 +109,14 @@ class Bench:
         AttnctlError: Something cannot be loaded.
     """
 
-    def __init__(self, spec: CompareSpec, registry: Registry | None = None, *, model: Model | None = None) -> None:
+    def __init__(
+        self,
+        spec: CompareSpec,
+        registry: Registry | None = None,
+        *,
+        model: Model | None = None,
+        cases: Mapping[str, Case] | None = None,
+    ) -> None:
         import torch
 
         from attnctl.loading import load_model
@@ -113,9 +127,10 @@ class Bench:
             torch.set_num_threads(spec.threads)
         self.spec = spec
         self.registry = Registry.load(spec.plugins) if registry is None else registry
-        dataset = self.registry.make_dataset(spec.dataset, spec.dataset_settings)
-        chosen = choose_cases(dataset.cases(), spec.edit_types, spec.limit)
-        self.cases: dict[str, Case] = {case.id: case for case in chosen}
+        if cases is None:
+            dataset = self.registry.make_dataset(spec.dataset, spec.dataset_settings)
+            cases = {case.id: case for case in choose_cases(dataset.cases(), spec.edit_types, spec.limit)}
+        self.cases: Mapping[str, Case] = cases
         if model is None:
             model = load_model(
                 spec.model, revision=spec.revision, dtype=spec.dtype, device=spec.device, config=spec.config
@@ -127,7 +142,7 @@ class Bench:
         self.panel: Panel = build_panel(spec.metrics, self.registry, settings=spec.metric_settings, device=device)
 
     @cached_property
-    def facts(self) -> Facts:
+    def record(self) -> SetupRecord:
         """What the header says of this process's part."""
         from attnctl.runs.describing import describe_device, describe_model
         from attnctl.runs.manifest import environment
@@ -135,7 +150,7 @@ class Bench:
         model = self.session.model
         device = describe_device(model.device, model.dtype).model_dump(mode="json")
         device["kind"] = self.spec.device or model.device.type  # workers that share several GPUs have one each
-        return Facts(
+        return SetupRecord(
             model=describe_model(model).model_dump(mode="json"),
             device=device,
             environment=environment().model_dump(mode="json"),
@@ -151,25 +166,33 @@ class Bench:
         return {label: card.id for label, card in self.panel.cards.items()}
 
     @cached_property
-    def entries(self) -> dict[str, EntryFacts]:
+    def entries(self) -> dict[str, EntryRecord]:
         """What each entry asks of a real picture, told by its method's own plan."""
         planned = {label: self._planned(label, entry) for label, entry in self.spec.methods.items()}
         names = folders((inversion, label) for label, (inversion, _, _) in planned.items())
         return {
-            label: EntryFacts(folder=folder, inversion=inversion, asked=asked, uses_source_prompt=reads)
+            label: EntryRecord(
+                folder=folder,
+                inversion=inversion,
+                asked=asked,
+                uses_source_prompt=reads,
+                settings=self.built[label][0].config.model_dump(mode="json"),
+                modifiers={n: m.config.model_dump(mode="json") for n, m in self.built[label][1].items()},
+            )
             for folder, (label, (inversion, asked, reads)) in zip(names, planned.items(), strict=True)
         }
 
-    def run(self, case: str, seed: int) -> JobResult:
-        """Work off one job; faults of methods, pictures and metrics become rows.
-
-        Args:
-            case: Case id.
-            seed: Seed of the run.
-        """
-        from attnctl_evaluation.benchmark.runner import run_case
-
-        return run_case(self, self.cases[case], seed)
+    @cached_property
+    def built(self) -> Mapping[str, tuple[EditMethod, Mapping[str, Modifier]]]:
+        """Per entry, its method and its modifiers, validated once for all jobs of this process."""
+        make = self.registry
+        return {
+            label: (
+                make.make_method(entry.method, entry.settings, entry.preset),
+                {name: make.make_modifier(name, settings) for name, settings in entry.modifiers.items()},
+            )
+            for label, entry in self.spec.methods.items()
+        }
 
     def request(
         self, labels: list[str], case: Case, seed: int, pixels: Tensor | None, mask: Tensor | None
@@ -188,28 +211,25 @@ class Bench:
         """
         spec, first = self.spec, self.spec.methods[labels[0]]
         asked = self.entries[labels[0]].asked if pixels is not None else None
+        scheduler = "ddim" if pixels is not None else spec.scheduler
+        sampling = Sampling.of(spec, seed=noise_seed(case.seed, seed), size=self.size, scheduler=scheduler)
         return EditRequest(
             tuple(self.edit(label, case) for label in labels),
             source_prompt=case.source_prompt,
             pixels=pixels,
             mask=mask,
-            negative_prompt=spec.negative_prompt,
-            steps=spec.steps or 50,
-            guidance=7.5 if spec.guidance is None else spec.guidance,
-            seed=noise_seed(case.seed, seed),
-            size=self.size,
-            scheduler="ddim" if pixels is not None else spec.scheduler,
             inversion=asked,
             inversion_settings=self._inversion_settings(first, asked),
-            max_rows=spec.max_rows,
             check_reconstruction=False,
             allow_no_op=True,  # told apart lane by lane, so that one idle edit does not fail the others
+            **vars(sampling),
         )
 
     def edit(self, label: str, case: Case) -> Edit:
         """Return an entry's lane for a case."""
-        entry = self.spec.methods[label]
-        return Edit(case.prompt, entry.method, entry.settings, entry.preset, label, entry.modifiers)
+        method, modifiers = self.built[label]
+        fresh = {name: modifier.again() for name, modifier in modifiers.items()}
+        return Edit(case.prompt, method.again(), name=label, modifiers=fresh)
 
     def _inversion_settings(self, entry: Entry, asked: str | None) -> Mapping[str, Any]:
         if asked is None:
@@ -223,12 +243,15 @@ class Bench:
             InputError: The entry asks for an inversion that its method cannot work with.
         """
         wanted = entry.inversion or self.spec.inversion
-        method = self.registry.make_method(entry.method, entry.settings, entry.preset)
+        from attnctl.engine.planning import model_view
+
+        method = self.built[label][0].again()
         if not any(case.real for case in self.cases.values()):
             return "none", None, True  # what is generated is generated from it
+        view = model_view(self.session.model, self.session.model.latent_size(self.size))
         for case in (case for case in self.cases.values() if case.real):
             try:
-                plan = method.plan(self._look(case, wanted), self._view())
+                plan = method.plan(self._look(case, wanted), view)
             except (Exception, SystemExit):  # noqa: S112  (a stranger's method; another case's prompts may suit it)
                 continue
             if plan.inversion is None:
@@ -244,23 +267,8 @@ class Bench:
         return wanted or "none", wanted, method.needs_source_prompt or None
 
     def _look(self, case: Case, inversion: str | None) -> PlanRequest:
-        spec = self.spec
-        return PlanRequest(
-            case.prompt,
-            case.source_prompt,
-            spec.negative_prompt,
-            True,
-            spec.steps or 50,
-            7.5 if spec.guidance is None else spec.guidance,
-            inversion,
-        )
-
-    def _view(self) -> Any:
-        from attnctl.method import ModelView
-
-        model = self.session.model
-        size = model.latent_size(self.size)
-        return ModelView(model.sites, size, model.text_length, model.pipe.tokenizer, str(model.device))
+        sampling = Sampling.of(self.spec, size=self.size, scheduler="ddim")
+        return PlanRequest(case.prompt, case.source_prompt, real=True, inversion=inversion, **vars(sampling))
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -12,13 +12,14 @@ from attnctl.errors import InputError, nearest_first, unknown
 from attnctl.example import Example
 from attnctl.inversion import InversionSpec
 from attnctl.loading import DTYPES, inspect_folder, locate
-from attnctl.request import Edit, EditRequest, check_text
-from attnctl.sampling_names import SCHEDULERS
+from attnctl.request import Edit, EditRequest, Sampling, check_text
 from attnctl.terminal import quoted, say, shorten
 
 if TYPE_CHECKING:
     from attnctl.cache import TrajectoryCache
+    from attnctl.method import EditMethod
     from attnctl.model import Model
+    from attnctl.modifier import Modifier
     from attnctl.registry import Registry
 
 
@@ -32,75 +33,89 @@ def read_request(arguments: Namespace, registry: Registry) -> EditRequest:
     check_model(arguments)
     example = Example.of(arguments.model)
     prompts, source = list(arguments.prompts or []), arguments.source_prompt
-    seed = 0
+    sampling = Sampling.of(arguments)
     if not prompts and source is None and arguments.image is None:
         if not example.prompt:
             raise InputError(
                 f"the model {quoted(arguments.model)} suggests no example to run",
                 hint="give --source-prompt and --prompt, or --image and --prompt",
             )
-        prompts, source, seed = [example.prompt], example.source_prompt, example.seed
+        prompts, source = [example.prompt], example.source_prompt
+        if arguments.seed is None:
+            sampling = replace(sampling, seed=example.seed)
     if not prompts:
         raise InputError("there is no target prompt", hint="say with --prompt what the edited picture shows")
-    for text in (*prompts, source or "", arguments.negative_prompt):
+    for text in (*prompts, source or ""):
         check_text(text)
     extras = read_extras(arguments, chosen, registry)
-    settings = assign_settings(extras.settings, chosen, registry)
-    presets = assign_presets(extras.presets, chosen, registry)
-    for name in chosen:
-        registry.make_method(name, settings[name], presets[name])
-    added = [text for name in chosen for text in example.suggest(name, settings[name], presets[name], registry)]
+    methods, added = build_methods(extras, chosen, example, registry)
     if added:
         say("note", f"settings that suit this model: {', '.join(added)}")
     edits = tuple(
-        Edit(prompt, name, settings[name], presets[name], name if n == 1 else f"{name}-{n}", extras.modifiers)
+        Edit(
+            prompt,
+            methods[name].again(),
+            name=name if n == 1 else f"{name}-{n}",
+            modifiers={added: modifier.again() for added, modifier in extras.modifiers.items()},
+        )
         for n, prompt in enumerate(prompts, start=1)
         for name in chosen
     )
-    request = _checked(arguments, edits, source, seed, example, registry)
-    return replace(request, inversion_settings=extras.inversion)
+    return _checked(arguments, edits, source, example.fill(sampling), extras, registry)
+
+
+def build_methods(
+    extras: Extras, chosen: Sequence[str], example: Example, registry: Registry
+) -> tuple[dict[str, EditMethod], list[str]]:
+    """Build each chosen method once, with what is given and what suits the model beside that.
+
+    Returns:
+        The methods by name, and what was added for the model's sake as ``method.setting=value``.
+
+    Raises:
+        InputError: A setting or preset is unknown or not allowed.
+    """
+    settings = assign_settings(extras.settings, chosen, registry)
+    presets = assign_presets(extras.presets, chosen, registry)
+    added = [text for name in chosen for text in example.suggest(name, settings[name], presets[name], registry)]
+    return {name: registry.make_method(name, settings[name], presets[name]) for name in chosen}, added
 
 
 def _checked(
     arguments: Namespace,
     edits: tuple[Edit, ...],
     source: str | None,
-    seed: int,
-    example: Example,
+    sampling: Sampling,
+    extras: Extras,
     registry: Registry,
 ) -> EditRequest:
     """Build the request; a source prompt stands in for pixels that are not read yet, so that all else is checked."""
-    if arguments.scheduler not in SCHEDULERS:
-        raise unknown("scheduler", arguments.scheduler, SCHEDULERS)
     if arguments.inversion is not None:
         registry.inversion(arguments.inversion)
         if arguments.image is None:
             raise InputError(
                 "--inversion is for real pictures, and there is none", hint="give --image, or leave --inversion out"
             )
-    if arguments.image is not None and arguments.scheduler != "ddim":
+    if arguments.image is not None and sampling.scheduler != "ddim":
         raise InputError(
-            f"a real picture is inverted with DDIM, so --scheduler cannot be {arguments.scheduler}",
+            f"a real picture is inverted with DDIM, so --scheduler cannot be {sampling.scheduler}",
             hint="leave --scheduler out",
         )
     request = EditRequest(
         edits,
         source_prompt=source if arguments.image is None else "a picture",
-        negative_prompt=arguments.negative_prompt,
-        steps=example.steps if arguments.steps is None else arguments.steps,
-        guidance=example.guidance if arguments.guidance is None else arguments.guidance,
-        seed=seed if arguments.seed is None else arguments.seed,
-        size=arguments.size,
-        scheduler=arguments.scheduler,
         inversion=arguments.inversion,
-        max_rows=arguments.max_rows,
+        inversion_settings=extras.inversion,
         check_reconstruction=not arguments.no_reconstruction,
         allow_no_op=arguments.allow_no_op,
+        **vars(sampling),
     )
     if arguments.image is not None:
         for edit in edits:
             if registry.method(edit.method).needs_source_prompt and not (source or "").strip():
-                raise InputError(f"{edit.method} needs to know what the picture shows", hint="give --source-prompt")
+                raise InputError(
+                    f"{edit.method_name} needs to know what the picture shows", hint="give --source-prompt"
+                )
     return request
 
 
@@ -110,13 +125,13 @@ class Extras:
 
     Attributes:
         inversion: Settings of the inversion.
-        modifiers: Settings by modifier, in the order in which they were named.
+        modifiers: Built modifiers by name, in the order in which they were named.
         settings: What is left of ``--set``, for methods.
         presets: What is left of ``--preset``, for methods.
     """
 
     inversion: dict[str, str]
-    modifiers: dict[str, dict[str, str]]
+    modifiers: dict[str, Modifier]
     settings: list[str]
     presets: list[str]
 
@@ -132,7 +147,7 @@ def read_extras(arguments: Namespace, chosen: Sequence[str], registry: Registry)
         if name in modifiers:
             raise InputError(f"the modifier {name} is named twice", hint="name it once")
         modifiers[name] = {}
-    found = Extras({}, modifiers, [], [])
+    found = Extras({}, {}, [], [])
     known = {**dict.fromkeys(registry.inversions, "inversion"), **dict.fromkeys(registry.modifiers, "modifier")}
     takers = {**modifiers, **({} if arguments.inversion is None else {arguments.inversion: found.inversion})}
     for option, given, rest in (
@@ -153,7 +168,7 @@ def read_extras(arguments: Namespace, chosen: Sequence[str], registry: Registry)
             pair = {"preset": setting} if option == "--preset" else parse_assignments([text.partition(".")[2]])
             takers[owner].update(pair)
     for name, settings in modifiers.items():
-        registry.make_modifier(name, settings)
+        found.modifiers[name] = registry.make_modifier(name, settings)
     if arguments.inversion is not None:
         registry.make_inversion(InversionSpec(arguments.inversion).with_settings(found.inversion))
     return found
@@ -181,6 +196,17 @@ def wanted_model(arguments: Namespace) -> Model:
         device=arguments.device,
         config=arguments.config,
     )
+
+
+def wanted_structure(arguments: Namespace) -> Model:
+    """Load the structure of the model that the arguments name, without its weights.
+
+    Raises:
+        AttnctlError: It cannot be loaded.
+    """
+    from attnctl.loading import load_structure
+
+    return load_structure(arguments.model, revision=arguments.revision, dtype=arguments.dtype, config=arguments.config)
 
 
 def check_model(arguments: Namespace) -> None:
