@@ -1,7 +1,8 @@
 """Trajectories kept on disk: the same picture, prompt, model and settings are inverted once.
 
 A file is named by the SHA-256 of everything that its numbers depend on, so that it can never be stale: whatever
-changes, another file is looked for. The least recently used ones go when the folder grows over its limit.
+changes, another file is looked for. Its header holds a digest of what is in it, so that one changed bit is noticed. The
+least recently used files go when the folder grows over its limit. Keeping is a convenience: no fault of it ends a run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from attnctl import __version__
 from attnctl.errors import AttnctlError, InputError
 from attnctl.files import reason, sha256_of_file, shown, write_atomic
+from attnctl.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -28,21 +30,33 @@ if TYPE_CHECKING:
     from attnctl.model import Model
     from attnctl.text import Text
 
-LAYOUT = 2
+LAYOUT = 3
 """Counts up when the layout of the files changes."""
 
 LIMIT = 2 * 1024**3
 """Default bound on the size of all files together, in bytes."""
 
 _HEADER = "attnctl"
+_NOWHERE = Path(os.devnull) / "attnctl"
+"""Where nothing can be kept."""
+
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError, MemoryError)
+"""What a header that anyone could have written may raise."""
+
 _SINGLE = ("latents", "noises", "offsets", "reconstruction")
 
 
 def cache_folder() -> Path:
-    """Return where trajectories are kept: ``$ATTNCTL_CACHE``, else the user's cache folder."""
-    if value := os.environ.get("ATTNCTL_CACHE"):
-        return Path(value).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "attnctl" / "trajectories"
+    """Return where trajectories are kept: ``$ATTNCTL_CACHE``, else the user's cache folder.
+
+    A user without a home folder has none: what is then returned can neither be read nor written.
+    """
+    try:
+        if value := os.environ.get("ATTNCTL_CACHE"):
+            return Path(value).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "attnctl" / "trajectories"
+    except RuntimeError:  # there is no home folder
+        return _NOWHERE
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +105,12 @@ class TrajectoryCache:
     folder: Path
     limit: int = LIMIT
 
-    def get(self, key: str, device: torch.device | str = "cpu") -> Kept | None:
-        """Return what is kept under a key, or None; a damaged file counts as none, and is taken away."""
+    def get(self, key: str, device: torch.device | str = "cpu", call: InversionCall | None = None) -> Kept | None:
+        """Return what is kept under a key, or None; a damaged file counts as none, and is taken away.
+
+        So does one that can be read and does not fit: other bits than were kept, numbers that are none, or not as many
+        latents of the shape that `call` wants.
+        """
         from safetensors import SafetensorError, safe_open
 
         path = self._path(key)
@@ -101,9 +119,10 @@ class TrajectoryCache:
                 header = json.loads(file.metadata()[_HEADER])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
             found = _unpack(header, tensors)
+            _check(found, call)
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        except (SafetensorError, OSError, *_UNREADABLE):
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
@@ -128,11 +147,12 @@ class TrajectoryCache:
             "info": trajectory.info,
             "steps": trajectory.latents.shape[0] - 1,
         }
+        if self.folder == _NOWHERE:
+            return "there is no home folder; set ATTNCTL_CACHE to a folder"
         try:
-            data = save(
-                {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items() if t is not None},
-                {_HEADER: json.dumps(header)},
-            )
+            kept = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items() if t is not None}
+            header["digest"] = _seal(header, kept)
+            data = save(kept, {_HEADER: json.dumps(header)})
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path(key), data)
         except AttnctlError as error:
@@ -180,7 +200,7 @@ class TrajectoryCache:
             return Entry(path.stem, size, used, str(header["inversion"]), str(header["prompt"]), int(header["steps"]))
         except OSError:
             return Entry(path.stem, 0, 0.0)
-        except (SafetensorError, ValueError, KeyError, TypeError):
+        except (SafetensorError, *_UNREADABLE):
             return Entry(path.stem, size, used)
 
     def _shrink(self, keep: str) -> None:
@@ -202,10 +222,10 @@ class TrajectoryCache:
 def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
     """Return the name of an inversion's result: a digest of everything that its numbers depend on.
 
-    That is the latents, the texts as they were encoded, the model's files, the schedule with its code, guidance, seed,
-    device and type, the inversion with its code, version and settings, and the versions of attnctl, torch and
-    diffusers. None if the denoiser cannot be told by its files: it has none, or was changed after loading (LoRA, an
-    image adapter).
+    That is the latents, the texts as they were encoded, the denoiser as it is in memory (`attnctl.fingerprint`) with
+    its family's code and the pipeline's settings, the schedule with its code, guidance, seed, device, type and
+    precision, the inversion with its code, version and settings, and the versions of attnctl, torch and diffusers.
+    None if the denoiser cannot be described (hooks, replaced methods, offloading), or has image prompts.
     """
     import diffusers
     import torch
@@ -220,6 +240,7 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
         "versions": [__version__, torch.__version__, diffusers.__version__],
         "model": model,
         "device": describe_device(call.model.device, call.model.dtype).model_dump(),
+        "precision": [torch.get_float32_matmul_precision(), torch.is_autocast_enabled(call.model.device.type)],
         "inversion": [
             inversion.name,
             inversion.version,
@@ -235,13 +256,22 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _denoiser(model: Model) -> str | None:
-    from attnctl.runs.describing import describe_model
+def _denoiser(model: Model) -> list[Any] | None:
+    """Describe what runs: the network, how its family calls it, and the settings that the family reads."""
+    from torch.nn.modules import module as torch_module
 
     denoiser = model.denoiser
-    if getattr(denoiser, "peft_config", None) or getattr(denoiser, "encoder_hid_proj", None) is not None:
+    if getattr(denoiser, "peft_config", None) or getattr(denoiser.config, "encoder_hid_dim_type", None):
         return None
-    return describe_model(model).sha256
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return None
+    found = fingerprint(denoiser)
+    if found is None:
+        return None
+    settings = {k: v for k, v in dict(model.pipe.config).items() if not isinstance(v, list | tuple) and k[0] != "_"}
+    scale = getattr(model.pipe, "vae_scale_factor", None)
+    kind = type(model.adapter)
+    return [found, model.family, _code(kind), type(model.pipe).__name__, repr(sorted(settings.items())), scale]
 
 
 def _code(kind: type) -> str | None:
@@ -269,6 +299,8 @@ def _unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
 
     if header["layout"] != LAYOUT:
         raise ValueError(f"layout {header['layout']}, expected {LAYOUT}")
+    if header["digest"] != _seal(header, tensors):
+        raise ValueError("other bits than were kept")
     texts: dict[int, dict[str, Tensor]] = {}
     for name, part in tensors.items():
         if name.startswith("uncond."):
@@ -285,3 +317,34 @@ def _unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> Kept:
         info=header["info"],
     )
     return Kept(trajectory, tensors.get("reconstruction"))
+
+
+def _seal(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Digest a file's content: what its header says, and every tensor."""
+    said = {name: value for name, value in header.items() if name != "digest"}
+    parts = [said, {name: _digest(part) for name, part in tensors.items()}]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _check(kept: Kept, call: InversionCall | None) -> None:
+    """Look whether what was kept fits itself and the run.
+
+    Raises:
+        ValueError: It does not.
+    """
+    import torch
+
+    found, like = kept.trajectory, kept.trajectory.latents[:1]
+    steps = found.latents.shape[0] - 1
+    tensors = {"noises": found.noises, "offsets": found.offsets}
+    fits = found.latents.ndim == 4 and steps >= 1 and 0 <= int(found.start) <= steps
+    fits &= all(t is None or t.shape == (steps, *like.shape[1:]) for t in tensors.values())
+    fits &= kept.reconstruction is None or kept.reconstruction.shape == like.shape
+    fits &= len(found.uncond) in {0, 1, steps}
+    if call is not None:
+        fits &= like.shape == call.x0.shape and steps == len(call.grid.timesteps)
+        wanted = call.uncond.parts
+        fits &= all(n in wanted and p.shape == wanted[n].shape for text in found.uncond for n, p in text.items())
+    numbers = [found.latents, kept.reconstruction, *tensors.values(), *(p for t in found.uncond for p in t.values())]
+    if not fits or not all(t is None or bool(torch.isfinite(t).all()) for t in numbers):
+        raise ValueError("a trajectory that does not fit")

@@ -71,6 +71,11 @@ def irregular(status: os.stat_result) -> str:
     return next((kind for test, kind in kinds if test(mode)), "something odd")
 
 
+def real(path: str | os.PathLike[str]) -> Path:
+    """Return where a path leads to, links followed; one that leads in a circle leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_TEXT_BYTES) -> bytes:
     """Read a regular file of at most `limit` bytes; never waits for a pipe, never fills the memory.
 

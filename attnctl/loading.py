@@ -12,6 +12,7 @@ from attnctl.compat import guard_torchvision
 from attnctl.errors import InputError, ModelError, unknown
 from attnctl.families.finding import family_of_class, family_of_file
 from attnctl.files import read_json
+from attnctl.weights import check_budget, check_complete, load_networks
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,8 @@ def load_model(
 
     place = pick_device(device)
     floats = getattr(torch, dtype) if dtype else (torch.float32 if place.type == "cpu" else torch.float16)
-    pipe = _load_pipeline(name, location, single_file, kind, revision, floats, config)
+    pipe, notes = _load_pipeline(name, location, single_file, kind, revision, floats, config)
+    check_complete(pipe, name)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(place)
     for part in pipe.components.values():
@@ -104,7 +106,7 @@ def load_model(
     from attnctl.model import Model, check_supported
 
     folder = location if location is not None and not single_file else None
-    return Model(pipe, name, revision, folder, check_supported(pipe, name))
+    return Model(pipe, name, revision, folder, check_supported(pipe, name), notes=notes)
 
 
 def load_structure(
@@ -237,6 +239,7 @@ def inspect_folder(folder: Path, name: str) -> PipelineClass:
     for part in (part for part in family.tokenizers if part not in left_out):  # loaders make up an empty one
         if not any((folder / part / file).is_file() for file in ("vocab.json", "tokenizer.json")):
             raise ModelError(f"{name} has no vocabulary in {part}/", hint="download the whole model, not only weights")
+    check_budget(folder, name, tuple(part for part in family.parts if part not in left_out))
     return PipelineClass(family, family.pipelines[kind])
 
 
@@ -272,7 +275,8 @@ def _load_pipeline(
     revision: str | None,
     dtype: Any,
     config: str | None,
-) -> Any:
+) -> tuple[Any, tuple[str, ...]]:
+    """Return the pipeline, and what is to be said about it."""
     guard_torchvision()
     import diffusers
 
@@ -284,20 +288,28 @@ def _load_pipeline(
         options |= kind.family.load_options
         if single_file:
             options.pop("requires_safety_checker", None)
-            return pipeline.from_single_file(str(location), **options, **({"config": config} if config else {}))
-        if location is not None:
-            options |= dict.fromkeys(
-                (part for part in kind.family.optional if not (location / part).is_dir()),
-            )
-            denoiser = location / kind.family.denoiser_part
-            if all(".fp16." in p.name for p in denoiser.glob("*.safetensors")):
-                options["variant"] = "fp16"
-        return pipeline.from_pretrained(location or name, revision=revision, use_safetensors=True, **options)
+            return pipeline.from_single_file(str(location), **options, **({"config": config} if config else {})), ()
+        folder = location if location is not None else _download(pipeline, name, revision)
+        left_out = [part for part in kind.family.optional if not (folder / part).is_dir()]
+        options |= dict.fromkeys(left_out)
+        index = read_json(folder / "model_index.json")
+        wanted = tuple(part for part in kind.family.parts if part not in left_out)
+        check_budget(folder, name, wanted)
+        networks, notes = load_networks(folder, name, index, wanted, dtype)
+        return pipeline.from_pretrained(folder, use_safetensors=True, **options, **networks), notes
     except ModelError:
         raise
     except Exception as error:  # loaders raise OSError, ValueError, KeyError, SafetensorError, hub errors, ...
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{name} cannot be loaded: {first[0]}", hint=_load_hint(location, single_file)) from error
+
+
+def _download(pipeline: Any, name: str, revision: str | None) -> Path:
+    """Return the folder of a hub model; plain weights if there are any, else those in half precision."""
+    try:
+        return Path(pipeline.download(name, revision=revision, use_safetensors=True))
+    except ValueError:  # there are variants alone
+        return Path(pipeline.download(name, revision=revision, use_safetensors=True, variant="fp16"))
 
 
 def _quieten() -> None:

@@ -37,6 +37,7 @@ class Model:
         family: Name of the family that it belongs to.
         image_prompts: With an IP-Adapter loaded, what ``pipe.prepare_ip_adapter_image_embeds`` returns under guidance:
             per adapter a tensor whose first row belongs to the unconditional half and whose second to the conditional.
+        notes: What a user should know about how it was loaded; every run's warnings begin with them.
     """
 
     pipe: Any
@@ -45,6 +46,7 @@ class Model:
     folder: Path | None = None
     family: str = "sd"
     image_prompts: Sequence[Tensor] = ()
+    notes: tuple[str, ...] = ()
     _encodings: dict[tuple[str, bool], Text] = field(default_factory=dict, repr=False)
     _sites: tuple[nn.Module, tuple[Site, ...]] | None = field(default=None, repr=False)
 

@@ -27,7 +27,8 @@ BUDGET = 2 * 1024**3
 class Recording:
     """Something to be read during a run; it composes with every method and changes no bit of any lane.
 
-    Where a method edits the lane, what it really did is read: the edited map, the edited output.
+    Where a method edits the lane, what it really did is read: the edited map, the edited output. Of a step with several
+    evaluations of the denoiser the first is read.
 
     Attributes:
         name: What it is called among the results.

@@ -162,7 +162,7 @@ class EditSession:
         reset_peak(model.device)
         model.forget()
         given, plan = plan, self.plan(request) if plan is None else plan
-        for text in (*self._text_warnings(plan), *(n for e in plan.edits for n in e.plan.notes)):
+        for text in (*self._text_warnings(plan, request.scheduler), *(n for e in plan.edits for n in e.plan.notes)):
             ledger.warn(text)
         bounds = plan.bounds if given is None else plan.fresh_bounds()  # nobody sees a plan that was made here
         recorders = [Recorder.of(reading) for reading in plan.readings]
@@ -189,7 +189,8 @@ class EditSession:
             engine.run(on_step)
         ledger.rows["edit"] = engine.rows
         result = self._finish(run, ledger, histories, on_event)
-        same = {e.name: plan.lanes[e.name].prompt == plan.lanes[e.source].prompt for e in plan.edits}
+        alike = model.adapter.reads_alike
+        same = {e.name: alike(plan.lanes[e.name].prompt, plan.lanes[e.source].prompt) for e in plan.edits}
         fault = check_coverage(result, same)
         if fault and not request.allow_no_op:
             raise NoOpError(fault, hint="`attnctl explain` shows what was to act where", result=result)
@@ -273,17 +274,29 @@ class EditSession:
                 raise InputError(f"{name} has latent size {given}, which is not that of the run", hint="leave size out")
         return next(iter(found.values()), size or self.model.latent_size())
 
-    def _text_warnings(self, plan: RunPlan) -> list[str]:
-        warnings = []
-        for prompt in dict.fromkeys(lane.prompt for lane in plan.lanes.values()):
-            cut = self.model.cut_text(prompt)
+    def _text_warnings(self, plan: RunPlan, scheduler: str) -> list[str]:
+        """Say what the model does not see of the texts, and how it was loaded and is sampled otherwise than it says."""
+        model = self.model
+        warnings = [*model.notes, *filter(None, [model.adapter.schedule_note(scheduler)])]
+        lanes = plan.lanes
+        prompts = {lane.prompt: "the prompt" for lane in lanes.values()}
+        for lane in lanes.values():
+            if not lane.trivial and "uncond" in lane.halves:
+                prompts.setdefault(lane.negative_prompt, "the negative prompt")
+        for prompt, what in prompts.items():
+            cut = model.cut_text(prompt)
             if cut:
-                warnings.append(
-                    f"the prompt is longer than {self.model.text_length} tokens; this part is cut off: {cut!r}"
-                )
-            words = self.model.unknown_words(prompt)
+                warnings.append(f"{what} is longer than {model.text_length} tokens; this part is cut off: {cut!r}")
+            words = model.unknown_words(prompt)
             if words:
-                warnings.append(f"{self.model.name} has never seen: {', '.join(words)}")
+                warnings.append(f"{model.name} has never seen: {', '.join(words)}")
+        for edit in plan.edits:
+            source, target = lanes[edit.source].prompt, lanes[edit.name].prompt
+            if source != target and model.adapter.reads_alike(source, target):
+                warnings.append(
+                    f"to the model {target!r} is the same text as {source!r}: it sees no difference between them, so "
+                    "the words change nothing"
+                )
         return warnings
 
     def _start(self, run: _Run, ledger: _Ledger, on_event: Callable[[Event], None]) -> None:

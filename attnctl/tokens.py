@@ -23,6 +23,21 @@ FUNCTION_WORDS = frozenset(
 """Words that hardly ever have a place of their own in a picture, so that they are not proposed for masks."""
 
 
+SPACELESS = (
+    r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]",  # Chinese characters: each alone
+    r"[\u3041-\u309f]+",  # Hiragana
+    r"[\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f]+",  # Katakana
+    r"[\u0e01-\u0e5b]+",  # Thai
+    r"[\u0e81-\u0edf]+",  # Lao
+    r"[\u1000-\u109f]+",  # Burmese
+    r"[\u1780-\u17ff]+",  # Khmer
+    r"[\u3000-\u3040\u30fb\uff00-\uff0f\uff1a-\uff20\uff5f-\uff65]+",  # their punctuation
+)
+"""Scripts that put no spaces between words, as regular expressions of what counts as one word."""
+
+_RUNS = re.compile(f"({'|'.join(SPACELESS)})")
+
+
 @dataclass(frozen=True)
 class PromptTokens:
     """A prompt cut into words and tokens.
@@ -31,7 +46,7 @@ class PromptTokens:
         text: The prompt.
         ids: Token ids with the start and end tokens that the model has, at most `length`, without padding.
         pieces: One printable piece of text per id.
-        words: The words: what stands between spaces, punctuation included.
+        words: The words: what stands between spaces, punctuation included; of scripts without spaces see `split_words`.
         positions: Per word the positions of its tokens among `ids`; those that are cut off are left out.
         length: Number of tokens M that the model sees, padding included.
     """
@@ -46,11 +61,14 @@ class PromptTokens:
     def find(self, word: Word) -> tuple[int, ...]:
         """Return the token positions of every occurrence of a word, exactly as written; () when there is none.
 
-        Digits that are no word of the prompt count as a word's position.
+        Digits that are no word of the prompt count as a word's position. A word of a script without spaces may be
+        made of several of `words`.
         """
         at = self._position(word)
         if at is not None:
             return self.positions[at] if 0 <= at < len(self.words) else ()
+        if word not in self.words and isinstance(word, str) and _RUNS.search(word):
+            return tuple(dict.fromkeys(p for k in self._spans(word) for p in self.positions[k]))
         return tuple(p for w, found in zip(self.words, self.positions, strict=True) if w == word for p in found)
 
     def require(self, word: Word) -> tuple[int, ...]:
@@ -81,6 +99,12 @@ class PromptTokens:
             else "give a prompt with words",
         )
 
+    def _spans(self, word: str) -> list[int]:
+        """Return the indices of words that together spell a word without spaces in it, of every occurrence."""
+        parts = split_words(word)
+        starts = [k for k in range(len(self.words)) if list(self.words[k : k + len(parts)]) == parts]
+        return [k for start in starts for k in range(start, start + len(parts))] if word in self.text else []
+
     def _position(self, word: Word) -> int | None:
         if isinstance(word, str) and (word in self.words or not word.isdecimal()):
             return None
@@ -89,6 +113,16 @@ class PromptTokens:
     def word_at(self, position: int) -> str:
         """Return the word that a token belongs to; empty for start, end and padding."""
         return next((w for w, found in zip(self.words, self.positions, strict=True) if position in found), "")
+
+
+def split_words(text: str) -> list[str]:
+    """Cut a text into words: at spaces, and inside what stands between them where a script has no spaces.
+
+    A Chinese character is a word of its own, as are runs of Hiragana, Katakana, Thai, Lao, Burmese and Khmer letters
+    and of these scripts' punctuation. That is no dictionary: a word of several characters is named by writing it whole
+    (`PromptTokens.find`). Everything else stays together, so that texts of other scripts are cut at spaces alone.
+    """
+    return [part for word in text.split() for part in _RUNS.split(word) if part]
 
 
 def read_prompt(text: str, tokenizer: Any, length: int, *, published: bool = False) -> PromptTokens:
@@ -108,7 +142,7 @@ def read_prompt(text: str, tokenizer: Any, length: int, *, published: bool = Fal
     """
     vectors = learned_vectors(tokenizer)
     folded = fold(text, vectors)
-    words = folded.split(" ") if published else folded.split()
+    words = folded.split(" ") if published else _split_around(folded, vectors)
     spelt = spell(text, vectors)
     fast = bool(getattr(tokenizer, "is_fast", False))
     more = {"return_offsets_mapping": True} if fast else {}
@@ -124,6 +158,14 @@ def read_prompt(text: str, tokenizer: Any, length: int, *, published: bool = Fal
         positions = _by_place(_places(words, spelt, vectors), read.offset_mapping, special)
     kept = tuple(tuple(p for p in found if p < min(len(ids), length) - tail) for found in positions)
     return PromptTokens(text, tuple(ids), tuple(pieces), tuple(words), kept, length)
+
+
+def _split_around(text: str, vectors: Mapping[str, str]) -> list[str]:
+    """Cut into words, but never inside a placeholder's name."""
+    found = []
+    for word in text.split():
+        found += [word] if any(token in word for token in vectors) else split_words(word)
+    return found
 
 
 def learned_vectors(tokenizer: Any) -> dict[str, str]:
@@ -171,13 +213,12 @@ def _places(words: Sequence[str], text: str, vectors: Mapping[str, str]) -> list
 def _by_place(
     places: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], special: Sequence[int]
 ) -> list[list[int]]:
-    """Give every token to the word that its characters stand in."""
+    """Give every token to the word that its characters stand in; one that stands in two belongs to both."""
     positions: list[list[int]] = [[] for _ in places]
     for i, ((start, stop), mark) in enumerate(zip(offsets, special, strict=True)):
         for k, (a, b) in enumerate(places):
             if not mark and start < b and stop > a:
                 positions[k].append(i)
-                break
     return positions
 
 
@@ -320,9 +361,12 @@ def differing_words(source: PromptTokens, target: PromptTokens) -> tuple[tuple[s
     """Propose, for each prompt, the words whose place in the picture the change of words will change.
 
     Words that were replaced stand for themselves. Where words were only added or only removed, the word that follows
-    them (at the end of the prompt: that goes before) joins in, because that is what they describe.
+    them (at the end of the prompt: that goes before) joins in, because that is what they describe. Words that are the
+    same tokens, such as those that differ in capitals to a model that sees none, are the same.
     """
-    a, b = source.words, target.words
+    seen = {_tokens(source, k): word for k, word in reversed(list(enumerate(source.words)))}
+    a = source.words
+    b = tuple(seen.get(_tokens(target, k), word) for k, word in enumerate(target.words))
     found: tuple[dict[str, None], dict[str, None]] = ({}, {})
     for kind, i0, i1, j0, j1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if kind == "equal":
@@ -338,7 +382,13 @@ def differing_words(source: PromptTokens, target: PromptTokens) -> tuple[tuple[s
             spans = [[*span, anchor] for span in spans] if anchor is not None else spans
         for words, span in zip(found, spans, strict=True):
             words.update(dict.fromkeys(_content(span)))
-    return tuple(found[0]), tuple(found[1])
+    named = dict(zip(reversed(b), reversed(target.words), strict=True))
+    return tuple(found[0]), tuple(named.get(word, word) for word in found[1])
+
+
+def _tokens(prompt: PromptTokens, word: int) -> tuple[int, ...] | str:
+    """What the model sees of a word; the word itself where it sees nothing."""
+    return tuple(prompt.ids[p] for p in prompt.positions[word] if p < len(prompt.ids)) or prompt.words[word]
 
 
 def _content(words: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from attnctl.branches import Branches
 from attnctl.engine.operation import Bound, resolve_features
 from attnctl.engine.processor import ControlledProcessor, FeatureTap, reject_unhookable
 from attnctl.engine.resolving import resolve
-from attnctl.errors import ModelError
+from attnctl.families.compiled import reject_compiled
 from attnctl.sites import Site
 from attnctl.steps import Step
 
@@ -103,19 +103,3 @@ def attached(unet: nn.Module, bounds: Sequence[Bound]) -> Iterator[Attachment]:
             handle.remove()
         for module, original in installed:
             module.set_processor(original)
-
-
-def reject_compiled(unet: nn.Module) -> None:
-    """Refuse a compiled denoiser, in which a hook could be skipped without a sign.
-
-    Raises:
-        ModelError: The denoiser, or a part of it, went through ``torch.compile``.
-    """
-    compiled = type(unet).__name__ == "OptimizedModule" or any(
-        getattr(m, "_compiled_call_impl", None) is not None for m in unet.modules()
-    )
-    if compiled:
-        raise ModelError(
-            "the denoiser is compiled (torch.compile), so controllers could be skipped without a sign",
-            hint="load the model without compiling it",
-        )

@@ -124,7 +124,7 @@ class Inverter:
         )
         began = time.perf_counter()
         key = trajectory_key(inversion, call) if self.cache is not None else None
-        kept = self.cache.get(key, self.model.device) if self.cache is not None and key is not None else None
+        kept = self.cache.get(key, self.model.device, call) if self.cache is not None and key is not None else None
         trajectory = inversion.invert(call) if kept is None else kept.trajectory
         latents = None if kept is None else kept.reconstruction
         rows = {"inversion": trajectory.denoiser_rows}

@@ -167,6 +167,8 @@ class Recorder:
 
     def take(self, call: AttentionCall, read: Tensor) -> None:
         """Take one reading, (H, N, ...) or a feature (C, h, w)."""
+        if call.step.stage > 0:
+            return
         recording = self.reading.recording
         value = read.detach().float()
         if recording.of not in ("k", "v", "feature") and recording.queries is not None:

@@ -114,6 +114,10 @@ class Family(Described):
         """Whether a prompt and an unconditional text are encoded alike, told without encoding them."""
         return prompt == unconditional
 
+    def reads_alike(self, a: str, b: str) -> bool:
+        """Whether two prompts are the same tokens to the model: many do not see capitals, or what is cut off."""
+        return a == b
+
     @abstractmethod
     def tokens(self, prompt: str, *, published: bool = False) -> PromptTokens:
         """Cut a prompt into words and tokens, see `attnctl.tokens.read_prompt`."""
@@ -134,6 +138,10 @@ class Family(Described):
             InputError: The name is unknown or the number of steps is out of range.
             ModelError: The checkpoint's own schedule is not of the family.
         """
+
+    def schedule_note(self, name: str) -> str:
+        """Say where a schedule differs from what the checkpoint's own file says; empty where it does not."""
+        return ""
 
     @property
     def prediction(self) -> str:

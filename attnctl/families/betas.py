@@ -49,6 +49,47 @@ def check_betas(scheduler: Any) -> None:
             hint="models trained with EDM, flow or consistency schedules are not supported in this family",
         )
     beta_prediction(str(config.get("prediction_type", "epsilon")))
+    _check_numbers(scheduler, kind)
+
+
+def _check_numbers(scheduler: Any, kind: str) -> None:
+    import diffusers
+    import torch
+
+    config = scheduler.config
+    total, trained = config.get("num_train_timesteps", 1000), config.get("trained_betas")
+    if trained is not None and len(trained) != total:
+        raise ModelError(
+            f"the checkpoint's {kind} has {len(trained)} trained_betas for {total} training steps",
+            hint="use the scheduler file that came with the checkpoint",
+        )
+    try:
+        abar = diffusers.DDIMScheduler.from_config(config).alphas_cumprod
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelError(
+            f"the betas of the checkpoint's {kind} cannot be read: {error}",
+            hint="use the scheduler file that came with the checkpoint",
+        ) from error
+    falls = bool((abar[1:] < abar[:-1]).all()) and bool((abar[:-1] > 0).all()) and bool(abar[0] < 1)
+    if not falls or not bool(torch.isfinite(abar).all()) or float(abar[-1]) < 0:
+        raise ModelError(
+            f"the betas of the checkpoint's {kind} do not lead from a picture to noise",
+            hint="use the scheduler file that came with the checkpoint",
+        )
+
+
+def ignored_spacing(name: str, scheduler: Any) -> str:
+    """Say that a schedule does not space its steps as the checkpoint's file does; empty where it does.
+
+    `DDIMGrid` is the papers' grid, whatever the file says; the others take the file's spacing.
+    """
+    spacing = scheduler.config.get("timestep_spacing", "leading")
+    if name != "ddim" or spacing == "leading":
+        return ""
+    return (
+        f"the checkpoint's scheduler spaces its steps {spacing!r}; ddim spaces them 'leading', as the papers do, so "
+        "its pictures are not those of the checkpoint's pipeline"
+    )
 
 
 def beta_schedule(name: str, scheduler: Any, steps: int, seed: int) -> Schedule:
@@ -72,9 +113,17 @@ def beta_schedule(name: str, scheduler: Any, steps: int, seed: int) -> Schedule:
     config = scheduler.config
     if name == "ddim":
         reference = diffusers.DDIMScheduler.from_config(config)
-        return DDIMGrid(reference.alphas_cumprod.float(), steps, config.get("prediction_type", "epsilon"))
-    if not 1 <= steps < int(config.get("num_train_timesteps", 1000)):
-        raise InputError(f"steps must lie between 1 and 999, found {steps}", hint="50 is the papers' number")
+        grid = DDIMGrid(reference.alphas_cumprod.float(), steps, config.get("prediction_type", "epsilon"))
+        if grid.prediction == "epsilon" and float(grid.level(grid.timesteps[0])) == 0:
+            raise InputError(
+                f"with {steps} steps ddim starts where nothing is left of the picture, and noise that is predicted "
+                "there says nothing (rescale_betas_zero_snr)",
+                hint="ask for fewer steps",
+            )
+        return grid
+    total = int(config.get("num_train_timesteps", 1000))
+    if not 1 <= steps < total:
+        raise InputError(f"steps must lie between 1 and {total - 1}, found {steps}", hint="50 is the papers' number")
     wanted = getattr(diffusers, SCHEDULERS[name]).from_config(config)
     try:
         found = SchedulerAdapter(wanted, steps, seed)

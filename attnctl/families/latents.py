@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnctl.errors import InputError
+from attnctl.errors import InputError, ModelError
+
+AUTOENCODERS = ("AsymmetricAutoencoderKL", "AutoencoderKL", "AutoencoderTiny")
+"""Classes of diffusers whose latents are read here as their pipelines read them."""
+
+
+def check_latents(vae: Any) -> None:
+    """Refuse an autoencoder whose latents could only be guessed at.
+
+    Raises:
+        ModelError: It is of another class, or its configuration does not say how latents are normalised.
+    """
+    kind, config = type(vae).__name__, vae.config
+    if kind not in AUTOENCODERS:
+        raise ModelError(
+            f"the model's autoencoder is a {kind}; known are {', '.join(AUTOENCODERS)}",
+            hint="use the autoencoder that the model was trained with",
+        )
+    scale, channels = config.get("scaling_factor"), int(config.latent_channels)
+    if not _number(scale) or scale == 0:
+        raise ModelError(f"the autoencoder's scaling_factor is {scale!r}, expected a number", hint=_MEND)
+    if not _number(config.get("shift_factor") or 0):
+        raise ModelError(f"the autoencoder's shift_factor is {config.shift_factor!r}, expected a number", hint=_MEND)
+    given = {name: config.get(name) for name in ("latents_mean", "latents_std")}
+    for name, values in given.items():
+        if values is None and any(v is not None for v in given.values()):
+            raise ModelError(f"the autoencoder has no {name} beside the other of mean and deviation", hint=_MEND)
+        fits = values is None or (isinstance(values, list | tuple) and len(values) == channels)
+        if not fits or not all(_number(v) and (v > 0 or name == "latents_mean") for v in values or ()):
+            raise ModelError(
+                f"the autoencoder's {name} is {values!r}, expected {channels} numbers"
+                f"{'' if name == 'latents_mean' else ' above 0'}",
+                hint=_MEND,
+            )
+
+
+_MEND = "mend vae/config.json, or download the model again"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +99,8 @@ class Latents:
         """Encode pixels (3, H, W) in [-1, 1] to the posterior MEAN as latents (1, C, h, w)."""
         vae = self.vae
         with _Precision(vae) as dtype:
-            mean = vae.encode(pixels[None].to(vae.device, dtype)).latent_dist.mean
+            found = vae.encode(pixels[None].to(vae.device, dtype))
+        mean = found.latent_dist.mean if hasattr(found, "latent_dist") else found.latents
         config = vae.config
         if (shift := config.get("shift_factor")) is not None:
             mean = mean - shift

@@ -27,6 +27,7 @@ class StableDiffusionXL(UNetFamily):
     }
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "text_encoder_2")
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
+    additions: ClassVar[tuple[str | None, ...]] = ("text_time",)
 
     @classmethod
     def claims(cls, tensors: Collection[str]) -> bool:

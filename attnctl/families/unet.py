@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnctl.errors import ModelError
 from attnctl.families.base import Family
-from attnctl.families.betas import beta_schedule, check_betas
+from attnctl.families.betas import beta_schedule, check_betas, ignored_spacing
+from attnctl.families.compiled import reject_compiled
+from attnctl.families.latents import Latents, check_latents
 from attnctl.guidance import Guidance
 from attnctl.sampling import SCHEDULERS
 from attnctl.sites import Block, Site
@@ -18,7 +20,6 @@ from attnctl.tokens import learned_vectors, read_prompt, spell
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from attnctl.families.latents import Latents
     from attnctl.sampling import Schedule
     from attnctl.text import Text
     from attnctl.tokens import PromptTokens
@@ -39,6 +40,8 @@ class UNetFamily(Family):
     inversion: ClassVar[str] = "ddim"
     steps: ClassVar[int] = 50
     scale: ClassVar[float] = 7.5
+    additions: ClassVar[tuple[str | None, ...]] = (None, "text")
+    """What else than cross-attention tells the UNet of the text, by the name of its configuration."""
 
     def check(self) -> None:
         """Refuse inpainting, instruction, class-conditional and distilled UNets, and schedules without betas.
@@ -62,13 +65,14 @@ class UNetFamily(Family):
         for setting, what in UNSUPPORTED.items():
             if config.get(setting) is not None:
                 raise ModelError(f"{name} has {what}", hint="use the model that it was made from")
+        reject_compiled(self.denoiser)
+        check_inputs(self, name)
         check_betas(self.pipe.scheduler)
+        check_latents(self.pipe.vae)
 
     @property
     def latents(self) -> Latents:
         """Latents of the pipeline's autoencoder."""
-        from attnctl.families.latents import Latents
-
         config, factor = self.pipe.unet.config, int(self.pipe.vae_scale_factor)
         side = config.sample_size
         height, width = (side, side) if isinstance(side, int) else side
@@ -77,6 +81,7 @@ class UNetFamily(Family):
 
     def sites(self) -> tuple[Site, ...]:
         """All hook points in execution order."""
+        reject_compiled(self.denoiser)
         return enumerate_sites(self.denoiser)
 
     @property
@@ -89,6 +94,15 @@ class UNetFamily(Family):
     def tokens(self, prompt: str, *, published: bool = False) -> PromptTokens:
         """Cut a prompt into words and tokens."""
         return read_prompt(prompt, self.pipe.tokenizer, self.text_length, published=published)
+
+    def reads_alike(self, a: str, b: str) -> bool:
+        """Whether every tokenizer makes the same tokens of both."""
+        tokenizers = (getattr(self.pipe, part, None) for part in self.tokenizers)
+        return a == b or all(
+            read_prompt(a, reader, self.text_length).ids == read_prompt(b, reader, self.text_length).ids
+            for reader in tokenizers
+            if reader is not None
+        )
 
     def encoded(self, prompt: str, **options: Any) -> Any:
         """Return what the pipeline's ``encode_prompt`` makes of a prompt, learned placeholders written out once.
@@ -126,6 +140,10 @@ class UNetFamily(Family):
         """Build a schedule over the checkpoint's betas."""
         return beta_schedule(name, self.pipe.scheduler, steps, seed)
 
+    def schedule_note(self, name: str) -> str:
+        """Say that DDIM does not space its steps as the checkpoint's file does."""
+        return ignored_spacing(name, self.pipe.scheduler)
+
     @abstractmethod
     def conditions(self, x: Tensor, texts: Sequence[Text]) -> dict[str, Tensor]:
         """Return what else the UNet is told of the rows, by the names of its ``added_cond_kwargs``."""
@@ -137,7 +155,7 @@ class UNetFamily(Family):
         import torch
 
         extra: dict[str, Any] = self.conditions(x, texts)
-        if getattr(self.pipe.unet, "encoder_hid_proj", None) is not None:
+        if getattr(self.pipe.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj":
             if not all(t.images for t in texts):
                 raise ModelError(
                     "the model has an IP-Adapter, but there are no image prompts",
@@ -149,6 +167,46 @@ class UNetFamily(Family):
         t = torch.tensor(told[0] if len(set(told)) == 1 else list(told), device=x.device)
         embeds = torch.cat([t.embeds for t in texts])
         return self.pipe.unet(x, t, encoder_hidden_states=embeds, return_dict=False, **given)[0]  # type: ignore[no-any-return]
+
+
+def check_inputs(family: UNetFamily, name: str) -> None:
+    """Refuse UNets that read something else than this family's texts, before the first step.
+
+    Raises:
+        ModelError: It does.
+    """
+    config: Any = family.pipe.unet.config
+    projection = getattr(config, "encoder_hid_dim_type", None)  # adapters set it beside the table of settings
+    if projection not in (None, "text_proj", "ip_image_proj"):
+        raise ModelError(
+            f"{name} projects its conditions by encoder_hid_dim_type={projection!r}, which wants image embeddings",
+            hint="use a checkpoint that is told by text alone",
+        )
+    added = config.get("addition_embed_type")
+    if added not in family.additions:
+        wanted = " or ".join(repr(a) for a in family.additions)
+        raise ModelError(
+            f"{name} has addition_embed_type={added!r}; models of this family have {wanted}",
+            hint="use the pipeline class that the checkpoint was made for",
+        )
+    encoders: tuple[Any, ...] = family.encoders
+    widths = [int(w.config.hidden_size) for w in encoders if hasattr(w.config, "hidden_size")]
+    expected = config.get("encoder_hid_dim") if projection == "text_proj" else config.cross_attention_dim
+    given = {expected} if isinstance(expected, int) else set(_numbers(expected))
+    if len(widths) == len(family.encoders) and widths and given and given != {sum(widths)}:
+        raise ModelError(
+            f"{name} has a denoiser that reads texts of {', '.join(map(str, sorted(given)))} numbers a token, and text "
+            f"encoders that give {sum(widths)}",
+            hint="the parts are of different models; download the whole model again",
+        )
+
+
+def _numbers(nested: Any) -> Iterator[int]:
+    """All numbers of a nested list."""
+    if isinstance(nested, int):
+        yield nested
+    for inner in nested if isinstance(nested, list | tuple) else ():
+        yield from _numbers(inner)
 
 
 def enumerate_sites(unet: nn.Module) -> tuple[Site, ...]:
@@ -166,13 +224,15 @@ def enumerate_sites(unet: nn.Module) -> tuple[Site, ...]:
             hint="use a Stable Diffusion 1.x, 2.x or XL model",
         )
     sites: list[Site] = []
-    counters = {"attention": 0, "feature": 0}
+    counters, inside = {"attention": 0, "feature": 0}, ""
     for path, block, name, downscale in _walk_blocks(unet):
         for site in _block_sites(block, path, name, downscale):
             counter = "feature" if site.kind == "feature" else "attention"
-            if site.kind == "cross":  # shares the number of the self attention just before it
+            around = site.path.rpartition(".")[0]
+            if counter == "attention" and around == inside:  # the attentions of one transformer block share a number
                 sites.append(replace(site, layer=counters[counter] - 1))
                 continue
+            inside = around
             sites.append(replace(site, layer=counters[counter]))
             counters[counter] += 1
     if counters["attention"] == 0:
@@ -215,8 +275,9 @@ def _block_sites(block: nn.Module, path: str, name: Block, downscale: int) -> It
 
 def _attention_sites(attention: nn.Module, path: str, name: Block, downscale: int) -> Iterator[Site]:
     for b, inner in enumerate(getattr(attention, "transformer_blocks", ())):
-        for attr, kind in (("attn1", "self"), ("attn2", "cross")):
+        for attr, usual in (("attn1", False), ("attn2", True)):
             attn = getattr(inner, attr, None)
-            if attn is not None:
+            if attn is not None:  # under `only_cross_attention` the first one reads the text, too
                 stem = f"{path}.transformer_blocks.{b}.{attr}"
+                kind = "cross" if getattr(attn, "is_cross_attention", usual) else "self"
                 yield Site(stem, kind, name, 0, downscale, int(attn.heads))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdap
 
 from attnctl import __version__
 from attnctl.errors import InputError
-from attnctl.files import parse_json, read_text, reason, sha256_of_file, shown, write_atomic
+from attnctl.files import parse_json, read_text, real, reason, sha256_of_file, shown, write_atomic
 
 SCHEMA_VERSION = 2
 """Counts up when a field changes its meaning or goes; `Manifest.read` refuses newer ones."""
@@ -385,7 +385,7 @@ def _takes_part(path: Path, root: Path) -> bool:
 
 def _digest(path: Path) -> str:
     status = path.stat()
-    return _digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns)
+    return _digest_of(str(real(path)), status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=512)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attnctl.request import EditRequest
     from attnctl.result import EditResult, LaneResult
 
-SOURCE, SHEET, RECONSTRUCTION = "source", "side-by-side", "reconstruction"
+SOURCE, SHEET, RECONSTRUCTION, RECORDINGS = "source", "side-by-side", "reconstruction", "recordings"
 """File names without ``.png``; lanes are called as they like, so these are taken first."""
 
 
@@ -95,6 +95,8 @@ class RunOutput:
         shown = [result.source, *result.edits]
         sheet = side_by_side([images[lane.name] for lane in shown], [_label(lane) for lane in shown])
         self._others[SHEET] = self._write(_own(SHEET), sheet)
+        if result.recordings:
+            self._others[RECORDINGS] = self._write_recordings(result)
         self.manifest = describe_run(
             request,
             result,
@@ -124,6 +126,17 @@ class RunOutput:
     def _picture(self, lane: LaneResult) -> Image:
         """Return a lane's picture; a real source is the picture as given, not what the autoencoder makes of it."""
         return self._source if lane.role == "source" and self._source is not None else to_image(lane.pixels)
+
+    def _write_recordings(self, result: EditResult) -> FileRecord:
+        """Write all recorded tensors into one file, named as `attnctl.recording.named_tensors` names them."""
+        from safetensors.torch import save
+
+        from attnctl.files import write_atomic
+        from attnctl.recording import named_tensors
+
+        path = self.folder.path / f"{RECORDINGS}.safetensors"
+        about = {name: f"{found.recording.of} of {found.recording.lane}" for name, found in result.recordings.items()}
+        return FileRecord(file=path.name, sha256=write_atomic(path, save(named_tensors(result.recordings), about)))
 
     def _write(self, stem: str, image: Image) -> FileRecord:
         path, digest = self.folder.write_picture(stem, image)

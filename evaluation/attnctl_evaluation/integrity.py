@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnctl.errors import InputError
 from attnctl.files import read_json, sha256_of_file, shown
+from attnctl.trusting import inside
 
 if TYPE_CHECKING:
     from attnctl.runs.manifest import FileRecord
@@ -86,11 +87,8 @@ def _of_comparison(folder: Path) -> tuple[int, list[str]]:
             if name is None:
                 continue
             looked += 1
-            path = folder / name
-            if not path.resolve().is_relative_to(folder.resolve()):
-                found.append(f"{shown(name)} of {row.case} {row.method} lies outside of the folder")
-                continue
             try:
+                path = inside(folder, name)
                 decode_stored(regular_file(path))
             except InputError as error:
                 found.append(f"the {role} picture of {row.case} {row.method} seed {row.seed}: {error.message}")

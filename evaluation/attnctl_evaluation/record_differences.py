@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 MAY_DIFFER = (
     "device",  # listed among what differs between then and now
     "environment",
+    "files.recordings",  # what was read beside the run
     "files.*.sha256",  # pictures are compared pixel by pixel; another encoder writes other bytes
     "input_picture.path",  # where a file lies; its SHA-256 counts
     "lanes.*.picture.sha256",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnctl.errors import InputError
 from attnctl.files import shown
+from attnctl.trusting import inside
 from attnctl_evaluation.integrity import check_integrity
 from attnctl_evaluation.rows import Results, Row
 from attnctl_evaluation.verify import Comparison, Replacements, Verdict, compare_pictures, environment_differences
@@ -171,8 +172,10 @@ def _compare_row(then: Row, now: Row, folder: Path, out: Path, tolerance: float)
         return Comparison(name, "different", note=f"{_outcome(then)} then, {_outcome(now)} now")
     if then.pictures.edit is None or now.pictures.edit is None:
         return Comparison(name, "identical", note=_outcome(then))
-    if not (folder / then.pictures.edit).resolve().is_relative_to(folder.resolve()):
-        return Comparison(name, "missing", note="the record names a picture outside of the run's folder")
+    try:
+        inside(folder, then.pictures.edit)
+    except InputError as error:
+        return Comparison(name, "missing", note=error.message)
     return compare_pictures(name, folder / then.pictures.edit, out / now.pictures.edit, tolerance)
 
 

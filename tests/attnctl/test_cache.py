@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from attnctl.cache import TrajectoryCache, cache_folder, trajectory_key
 from attnctl.events import Inverted, Progress, Warned
@@ -20,6 +21,7 @@ from attnctl.model import Model
 from attnctl.request import Edit, EditRequest
 from attnctl.sampling import DDIMGrid
 from attnctl.session import EditSession
+from attnctl.testing import tiny_sd
 
 
 class Example(Inversion):
@@ -174,15 +176,109 @@ def test_the_name_follows_everything_that_the_numbers_depend_on(loaded: Model) -
     assert len({base, *others}) == 12
 
 
-def test_other_weights_have_another_name_and_changed_ones_none(loaded: Model, shared_tiny_model: Model) -> None:
-    assert trajectory_key(Example(), call(shared_tiny_model)) is None  # from no file
+def test_other_weights_have_another_name_and_indescribable_ones_none(loaded: Model, shared_tiny_model: Model) -> None:
+    base = trajectory_key(Example(), call(loaded))
+    assert trajectory_key(Example(), call(shared_tiny_model)) == base  # the same numbers, from no file
+    assert trajectory_key(Example(), call(replace(loaded, folder=None, name="elsewhere"))) == base
     try:
         loaded.unet.peft_config = {"adapter": object()}
         assert trajectory_key(Example(), call(loaded)) is None
     finally:
         del loaded.unet.peft_config
-    elsewhere = replace(loaded, folder=None, name="elsewhere")
-    assert trajectory_key(Example(), call(elsewhere)) is None
+    hook = loaded.unet.conv_in.register_forward_hook(lambda module, given, out: out * 2)
+    assert trajectory_key(Example(), call(loaded)) is None
+    hook.remove()
+    weight = loaded.unet.conv_in.weight
+    kept = weight.data.clone()
+    weight.data.mul_(1.01)
+    assert trajectory_key(Example(), call(loaded)) not in {base, None}
+    weight.data.copy_(kept)
+    assert trajectory_key(Example(), call(loaded)) == base
+
+
+CHANGES: dict[str, Any] = {
+    "freeu": lambda m: m.pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6),
+    "weights in place": lambda m: [p.data.mul_(1.05) for p in m.unet.parameters()],
+    "another unet": lambda m: setattr(m.pipe, "unet", tiny_sd(seed=7).unet),
+    "fp8 storage": lambda m: m.unet.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32
+    ),
+    "text encoder": lambda m: [p.data.mul_(1.5) for p in m.pipe.text_encoder.parameters()],
+    "autoencoder": lambda m: [p.data.mul_(1.1) for p in m.pipe.vae.parameters()],
+    "schedule": lambda m: setattr(
+        m.pipe, "scheduler", type(m.pipe.scheduler).from_config(m.pipe.scheduler.config, beta_end=0.02)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_model_that_changed_after_loading_is_inverted_anew(
+    name: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(str(tiny_model_folder), dtype="float32", device="cpu")
+    cache, settings = TrajectoryCache(tmp_path), {"inversion": "ddim", "inversion_settings": {}}
+    run(EditSession(model, cache=cache), **settings)
+    CHANGES[name](model)
+    kept, stages, _ = run(EditSession(model, cache=cache), **settings)
+    assert "inversion" in stages
+    assert torch.equal(kept["edit[0]"].pixels, run(EditSession(model), **settings)[0]["edit[0]"].pixels)
+
+
+@pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
+def test_one_flipped_bit_is_noticed(at: float, tmp_path: Path) -> None:
+    cache = TrajectoryCache(tmp_path)
+    cache.put(KEY + "a", FULL, torch.ones(1, 4, 2, 2), Example())
+    path = tmp_path / f"{KEY}a.safetensors"
+    data = bytearray(path.read_bytes())
+    head = 8 + int.from_bytes(data[:8], "little")
+    data[head + int(at * (len(data) - head))] ^= 0x10
+    path.write_bytes(data)
+    assert cache.get(KEY + "a") is None
+    assert not path.exists()
+
+
+UNFIT: dict[str, dict[str, Any]] = {
+    "too few": {"latents": torch.zeros(3, 4, 8, 8)},
+    "another shape": {"latents": torch.zeros(6, 4, 8, 4)},
+    "not a number": {"latents": torch.full((6, 4, 8, 8), float("nan"))},
+    "start": {"start": 9},
+    "noises": {"noises": torch.zeros(2, 4, 8, 8)},
+    "texts": {"uncond": ({"embeds": torch.zeros(1, 3, 5)},)},
+    "other texts": {"uncond": ({"pooled": torch.zeros(1, 3)},)},
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_can_be_read_and_does_not_fit_is_made_anew(name: str, loaded: Model, tmp_path: Path) -> None:
+    cache = TrajectoryCache(tmp_path)
+    good = Trajectory(torch.zeros(6, 4, 8, 8), "a cat")
+    cache.put(KEY + "a", good, None, Example())
+    assert cache.get(KEY + "a", call=call(loaded)) is not None
+    cache.put(KEY + "b", replace(good, **UNFIT[name]), None, Example())
+    assert cache.get(KEY + "b", call=call(loaded)) is None
+    assert not (tmp_path / f"{KEY}b.safetensors").exists()
+
+
+def test_headers_that_anyone_could_have_written_are_damage(tmp_path: Path) -> None:
+    for last, header in (("a", "[" * 100_000), ("b", "[]"), ("c", "{}"), ("d", '{"layout": 3}'), ("e", "1e999")):
+        save_file({"latents": torch.zeros(2, 4, 2, 2)}, tmp_path / f"{KEY}{last}.safetensors", {"attnctl": header})
+    cache = TrajectoryCache(tmp_path)
+    assert [e.inversion for e in cache.entries()] == [""] * 5
+    assert [cache.get(KEY + last) for last in "abcde"] == [None] * 5
+    assert cache.entries() == []
+
+
+def test_without_a_home_folder_nothing_is_kept_and_nothing_ends(monkeypatch: pytest.MonkeyPatch, loaded: Model) -> None:
+    def homeless(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("ATTNCTL_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    cache = TrajectoryCache(cache_folder())
+    assert (cache.entries(), cache.clear(), cache.get(KEY + "a")) == ([], 0, None)
+    result, _, _ = run(EditSession(loaded, cache=cache), inversion="ddim", inversion_settings={})
+    assert any("there is no home folder" in text for text in result.warnings)
 
 
 def run(session: EditSession, **fields: Any) -> tuple[Any, set[str], list[Any]]:

@@ -133,7 +133,7 @@ def test_what_recordings_take_is_known_before_and_refused_over_the_budget(
     monkeypatch.setattr(Model, "predict", None)
     with pytest.raises(InputError, match=f"would take {total:,} bytes, allowed are {total - 1:,}") as caught:
         session.run(request(recordings=recordings, max_recorded=total - 1))
-    assert "'map'" in caught.value.hint
+    assert "'words'" in caught.value.hint
 
 
 def test_rows_are_counted_before_and_a_source_that_nobody_moves_is_run_for_readers(session: EditSession) -> None:
@@ -145,7 +145,7 @@ def test_rows_are_counted_before_and_a_source_that_nobody_moves_is_run_for_reade
     assert read.rows["edit"] == plain.rows["edit"] + 2
     planned = replace(asked, recordings=(late,))
     assert session.edit_rows(planned, session.plan(planned)) == read.rows["edit"]
-    assert [step for _, step in read.recordings["late"].tensors] == [2, 2 + 1] * 2 or len(read.recordings["late"]) == 4
+    assert sorted(step for _, step in read.recordings["late"].tensors) == [2, 2, 3, 3]
 
 
 def test_two_edits_do_not_read_the_source_twice(session: EditSession) -> None:

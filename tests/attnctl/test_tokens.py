@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from attnctl.errors import InputError
 from attnctl.testing.tiny import tiny_tokenizer
+from attnctl.testing.tiny_transformers import tiny_t5_tokenizer
 from attnctl.tokens import (
     Alignment,
     PromptTokens,
@@ -21,6 +22,7 @@ from attnctl.tokens import (
     differing_words,
     identity,
     read_prompt,
+    split_words,
 )
 
 
@@ -230,3 +232,75 @@ def test_word_for_word_needs_as_many_words() -> None:
 )
 def test_what_a_change_of_words_changes_is_proposed(source: str, target: str, expected: tuple[Any, Any]) -> None:
     assert differing_words(prompt(source), prompt(target)) == expected
+
+
+# -- scripts without spaces, models without a start token, learned vectors ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("一只红色的猫", ["一", "只", "红", "色", "的", "猫"]),
+        ("a 红猫 on grass", ["a", "红", "猫", "on", "grass"]),
+        ("赤いネコが走る。", ["赤", "い", "ネコ", "が", "走", "る", "。"]),
+        ("แมวสีแดง", ["แมวสีแดง"]),
+        ("빨간 고양이", ["빨간", "고양이"]),
+        ("a red cat, sitting", ["a", "red", "cat,", "sitting"]),
+        ("красный кот", ["красный", "кот"]),
+    ],
+)
+def test_words_of_scripts_without_spaces(text: str, words: list[str]) -> None:
+    assert split_words(text) == words
+
+
+def test_words_of_scripts_without_spaces_own_their_tokens(golden: Any) -> None:
+    tokenizer = clip_tokenizer(str(golden.folder / "model" / "tokenizer"))
+    found = read_prompt("一只红色的猫", tokenizer, 77)
+    owned = [p for positions in found.positions for p in positions]
+    assert sorted(set(owned)) == list(range(1, len(found.ids) - 1))
+    assert all(found.positions)
+    assert found.find("红色") == (*found.find("红"), *found.find("色"))
+    assert found.find("色红") == ()
+    with pytest.raises(InputError, match="has no word '狗'"):
+        found.require("狗")
+
+
+def test_texts_without_a_start_token_are_read_from_the_first_position() -> None:
+    tokenizer = tiny_t5_tokenizer()
+    found = read_prompt("a red cat", tokenizer, 12)
+    raw = tokenizer("a red cat").input_ids
+    assert list(found.ids) == raw
+    assert found.words == ("a", "red", "cat")
+    assert found.find("a")[0] == 0
+    owned = [p for positions in found.positions for p in positions]
+    assert owned == list(range(len(raw) - 1))  # all but the end token
+    strange = read_prompt("a ☃ cat", tokenizer, 12)
+    assert strange.find("☃")
+    assert strange.find("cat")
+    assert set(strange.find("☃")).isdisjoint(strange.find("cat"))
+
+
+def test_cut_texts_without_a_start_token_keep_their_end() -> None:
+    tokenizer = tiny_t5_tokenizer()
+    found = read_prompt(" ".join(["cat"] * 40), tokenizer, 8)
+    assert len(found.ids) == 8
+    assert found.ids[-1] == tokenizer.eos_token_id
+    assert max(p for positions in found.positions for p in positions) == 6
+
+
+def test_a_placeholder_owns_all_its_vectors() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<toy>", "<toy>_1", "<toy>_2", "<one>"])
+    for text in ("a <toy> on grass", "a <toy> <toy>_1 <toy>_2 on grass"):
+        found = read_prompt(text, tokenizer, 77)
+        assert found.words == ("a", "<toy>", "on", "grass")
+        assert found.find("<toy>") == (2, 3, 4)
+        assert found.find("grass") == (6,)
+    assert read_prompt("a <one> on grass", tokenizer, 77).find("grass") == (4,)
+    twice = read_prompt("<toy> and <toy>", tokenizer, 77)
+    assert twice.find("<toy>") == (1, 2, 3, 5, 6, 7)
+
+
+def test_words_that_are_the_same_tokens_do_not_differ() -> None:
+    assert differing_words(prompt("A Red Cat"), prompt("a red dog")) == (("Cat",), ("dog",))
+    assert differing_words(prompt("a red cat"), prompt("A RED cat")) == ((), ())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attnctl.dataset import Case
 from attnctl.errors import InputError, unknown
-from attnctl.files import shown
+from attnctl.files import real, shown
 from attnctl.trusting import check_inside
 from attnctl_evaluation.benchmark.store import INPUT, MASK, TRUTH
 
@@ -75,7 +75,7 @@ def find_outputs(spec: OutputsSpec, notes: list[str] | None = None) -> dict[str,
             empty.append(folder.name)
     single, own = by_case([p for p in root.iterdir() if not _hidden(p.relative_to(root))], wanted, said), ""
     if single:
-        own = root.resolve().name or "outputs"
+        own = real(root).name or "outputs"
         if not found or (own in spec.methods and own not in found):
             found[own] = single
         else:

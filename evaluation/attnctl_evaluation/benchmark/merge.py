@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnctl.errors import InputError
-from attnctl.files import MAX_PICTURE_BYTES, parse_json, read_bytes, shown, write_atomic
+from attnctl.files import MAX_PICTURE_BYTES, parse_json, read_bytes, real, shown, write_atomic
 from attnctl.trusting import inside
 from attnctl_evaluation.benchmark.plan import canonical
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences
@@ -39,7 +39,7 @@ def merge(parts: Sequence[Path], out: Path, *, force: bool = False) -> Merged:
     Raises:
         InputError: The parts are not of one comparison, or contradict each other; the message says in what.
     """
-    if out.resolve() in {part.resolve() for part in parts}:
+    if real(out) in map(real, parts):
         raise InputError(f"{shown(out)} is one of the parts", hint="name a new folder with -o")
     read = [Results.read(part) for part in parts]
     cases = _check_alike(read)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attnctl.dataset import Case
 from attnctl.errors import InputError
-from attnctl.files import cannot_write, sha256_of, shown, write_atomic
+from attnctl.files import cannot_write, real, sha256_of, shown, write_atomic
 from attnctl.trusting import check_inside, inside
 from attnctl_evaluation.benchmark.spec import CONFIG_NAME, differences, read_toml, toml_bytes
 from attnctl_evaluation.rows import (
@@ -247,7 +247,7 @@ class RunStore:
         if header is not None:
             for name in (INPUT, TRUTH, MASK, *(entry.folder for entry in header.methods)):
                 place = self.folder / name
-                if name and place.resolve().parent == self.folder.resolve() and place.is_dir():
+                if name and real(place).parent == real(self.folder) and place.is_dir():
                     shutil.rmtree(place, ignore_errors=True)
         for name in _OWN_FILES - {LOCK_NAME}:
             (self.folder / name).unlink(missing_ok=True)

@@ -22,7 +22,8 @@ class Eval(Command):
     description: ClassVar[str] = (
         "Measure edited pictures that are there already, whatever made them, with the metrics of `attnctl compare`, "
         "and write the same folder, from which the same report is made. Pictures are found by the ids of cases: "
-        "METHOD/CASE.png for several methods, CASE.png for one; those that are not there are counted as missing."
+        "METHOD/CASE.png for several methods, CASE.png for one; those that are not there are counted as missing. "
+        "What was measured already, on the same files, is not measured again."
     )
     examples: ClassVar[str] = (
         "  attnctl eval --outputs RESULTS --dataset pie-bench:PATH --metrics pie-bench/v1-official --strip\n"
@@ -54,7 +55,7 @@ class Eval(Command):
     def run(self, arguments: Namespace) -> int:
         """Score."""
         from attnctl.dataset import DatasetSpec
-        from attnctl.files import slug
+        from attnctl.files import real, slug
         from attnctl.loading import pick_device
         from attnctl.registry import Registry
         from attnctl.runs.runfolder import DEFAULT_ROOT
@@ -89,7 +90,7 @@ class Eval(Command):
         )
         find_outputs(spec)  # before weights are loaded
         panel = _panel(arguments, metrics, metric_settings, registry, spec.device)
-        default = DEFAULT_ROOT / f"eval-{slug(spec.outputs.resolve().name)}-{slug(arguments.dataset)[:40]}"
+        default = DEFAULT_ROOT / f"eval-{slug(real(spec.outputs).name)}-{slug(arguments.dataset)[:40]}"
         out = Path(arguments.out).expanduser() if arguments.out else default
         results = evaluate(spec, dataset, panel, out, force=arguments.force, quiet=arguments.quiet)
         wanted = len(spec.cases) * len(results.header.methods)

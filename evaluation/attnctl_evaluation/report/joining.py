@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnctl.errors import InputError
-from attnctl.files import shown
+from attnctl.files import real, shown
 from attnctl_evaluation.rows import Header, Key, Results, Row, Timing
 
 _MAY_DIFFER = {"title", "config", "device", "environment"}
@@ -64,7 +64,7 @@ def read_runs(folders: Sequence[str | Path]) -> Joined:
         raise InputError("a report needs a run", hint="name a folder that `attnctl compare` or `attnctl eval` wrote")
     seen: set[Path] = set()
     for folder in folders:
-        place = Path(folder).resolve()
+        place = real(folder)
         if place in seen:
             raise InputError(f"the run {shown(folder)} is named twice", hint="name every run once")
         seen.add(place)
@@ -86,7 +86,7 @@ def _same_data(found: Sequence[Results]) -> None:
 
 
 def _join(found: Sequence[Results]) -> Joined:
-    names = _unique_names([results.folder.resolve().name or "run" for results in found])
+    names = _unique_names([real(results.folder).name or "run" for results in found])
     runs: list[Run] = []
     methods: dict[str, Any] = {}
     columns: dict[str, dict[str, Any]] = {}
