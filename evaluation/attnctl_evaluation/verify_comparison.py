@@ -216,7 +216,7 @@ def _compare_others(then: Row, now: Row, folder: Path, out: Path, tolerance: flo
         before, after = getattr(then.pictures, role), getattr(now.pictures, role)
         if before is None or before != after:  # which `_compare_fields` tells
             continue
-        compared = compare_pictures(role, folder / before, out / after, tolerance)
+        compared = _compare_file(role, folder, before, out / after, tolerance)
         if compared.outcome not in ("identical", "close"):
             found.append(f"{_name(then.key)}: its {role} picture is {compared.outcome}; {compared.note}".rstrip("; "))
     return found
@@ -239,11 +239,16 @@ def _compare_row(then: Row, now: Row, folder: Path, out: Path, tolerance: float)
     if then.pictures.edit is None or now.pictures.edit is None:
         which = "record" if then.pictures.edit is None else "run"
         return Comparison(name, "missing", note=f"there is no picture in the {which}")
+    return _compare_file(name, folder, then.pictures.edit, out / now.pictures.edit, tolerance)
+
+
+def _compare_file(name: str, folder: Path, recorded: str, again: Path, tolerance: float) -> Comparison:
+    """Compare a picture that the record names, if it lies in the run's folder, with the one that was made again."""
     try:
-        inside(folder, then.pictures.edit)
+        path = inside(folder, recorded)
     except InputError as error:
         return Comparison(name, "missing", note=error.message)
-    return compare_pictures(name, folder / then.pictures.edit, out / now.pictures.edit, tolerance)
+    return compare_pictures(name, path, again, tolerance)
 
 
 def _outcome(row: Row) -> str:

@@ -68,7 +68,7 @@ ROW_LIES = {
     "prompt": "a lie",
     "source_prompt": "a lie",
     "edit_type": "lie",
-    "real": True,
+    "real": False,
     "coverage": [],
     "rows": {"edit": 1},
     "warnings": ["made up"],

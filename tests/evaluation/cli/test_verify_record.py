@@ -85,7 +85,8 @@ def test_a_run_from_python_reproduces_to_the_pixel(run: Path, tmp_path: Path) ->
     verdict = again(run, tmp_path)
     assert verdict.outcome == "identical"
     assert verdict.record == verdict.damaged == verdict.environment == []
-    assert [p.name for p in verdict.pictures] == ["source", "one", "two"]
+    assert [p.name for p in verdict.pictures[:3]] == ["source", "one", "two"]
+    assert sorted(p.name for p in verdict.pictures[3:]) == ["[reconstruction]", "[side-by-side]"]
 
 
 LIES = {
@@ -301,3 +302,11 @@ def test_a_set_aside_record_is_the_runs_own(run: Path) -> None:
     assert check_integrity(run)[1] == []
     (run / "manifest-other.json").write_text("{}")
     assert check_integrity(run)[1] == ["manifest-other.json is not the run's"]
+
+
+def test_a_record_of_nothing_is_not_intact(run: Path) -> None:
+    for path in run.glob("*.png"):
+        path.unlink()
+    change(run, "lanes", [])
+    change(run, "files", {})
+    assert check_integrity(run)[1] == ["there are no pictures"]
