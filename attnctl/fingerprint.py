@@ -139,13 +139,15 @@ def _name(value: Any) -> str:
 
 def _code(function: Any) -> str:
     """Digest what a function does: people exchange methods of classes, too."""
-    function = inspect.unwrap(function) if callable(function) else function
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return ""
-    consts = [c for c in code.co_consts if isinstance(c, str | int | float | bool)]
-    said = repr([getattr(function, "__qualname__", ""), consts, code.co_names]).encode()
-    return hashlib.sha256(code.co_code + said).hexdigest()[:16]
+    digests = []
+    while function is not None:  # wrappers count as well as what they wrap
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            consts = [c for c in code.co_consts if isinstance(c, str | int | float | bool)]
+            said = repr([getattr(function, "__qualname__", ""), consts, code.co_names]).encode()
+            digests.append(hashlib.sha256(code.co_code + said).hexdigest()[:16])
+        function = getattr(function, "__wrapped__", None)
+    return " ".join(digests)
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> Any:

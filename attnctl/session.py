@@ -150,9 +150,6 @@ class EditSession:
             record: Keep every lane's latents after every step.
             plan: What `plan` returned for this very request, as often as you like; None plans now.
 
-        Returns:
-            Pictures, latents, coverage and costs.
-
         Raises:
             NoOpError: A controller did not act where it said it would, or an edit equals its uncontrolled lane; its
                 `result` holds what was computed.

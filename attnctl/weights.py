@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from attnctl.errors import ModelError
+from attnctl.errors import InputError, ModelError
+from attnctl.files import read_json
 
 SINGLE = ("diffusion_pytorch_model", "model")
 """What the libraries call a part's weights."""
@@ -154,10 +154,10 @@ def check_budget(folder: Path, name: str, parts: tuple[str, ...]) -> None:
             continue
         where = f"{name} in {path.relative_to(folder)}"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
             numbers = list(_walk(config))
-        except (ValueError, RecursionError, OSError) as error:
-            raise ModelError(f"{where} cannot be read: {type(error).__name__}", hint="download it again") from error
+        except (InputError, RecursionError) as error:
+            raise ModelError(f"{where} cannot be read: {error}", hint="download it again") from error
         if not isinstance(config, dict):
             raise ModelError(f"{where} is no table of settings", hint="download the model again")
         for key, number in numbers:

@@ -154,6 +154,15 @@ def plan_run(
         planned.bounds = [_bind(c, planned, view, steps, request, model) for c in plan.controllers]
         planned.plan = replace(plan, notes=(*plan.notes, *_notes(planned, len(steps))))
         run.edits.append(planned)
+    _add_edit_lanes(run, request, model)
+    _check_lanes(run, steps)
+    asked = (request.recordings, run.lanes, model, latent_size, steps, request.max_recorded)
+    run.readings = plan_readings(*asked) if request.recordings else ()
+    return run
+
+
+def _add_edit_lanes(run: RunPlan, request: EditRequest, model: Model) -> None:
+    """Add a lane for every edit, behind the sources."""
     for planned in run.edits:
         if planned.name in run.lanes:
             raise SelectionError(f"two lanes are called {planned.name!r}", hint="give every edit its own name")
@@ -170,10 +179,6 @@ def plan_run(
             edit=planned.index,
             text=planned.plan.text,
         )
-    _check_lanes(run, steps)
-    asked = (request.recordings, run.lanes, model, latent_size, steps, request.max_recorded)
-    run.readings = plan_readings(*asked) if request.recordings else ()
-    return run
 
 
 def _check_needs(method: EditMethod, plan: EditPlan, request: EditRequest, registry: Registry) -> None:

@@ -96,3 +96,18 @@ def test_every_bit_counts_whatever_the_size(size: int, dtype: torch.dtype) -> No
         module.x.zero_()[at] = 1
         seen.add(fingerprint(module))
     assert len(seen) == 1 + len({0, size // 2, size - 1})
+
+
+def test_a_wrapped_forward_is_another_denoiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrapper names what it wraps, and must not be taken for it."""
+    import functools
+
+    unet = tiny_sd().unet
+    before, original = fingerprint(unet), type(unet).forward
+
+    @functools.wraps(original)
+    def doubled(self, *args, **kwargs):
+        return (original(self, *args, **kwargs)[0] * 2,)
+
+    monkeypatch.setattr(type(unet), "forward", doubled)
+    assert fingerprint(unet) != before

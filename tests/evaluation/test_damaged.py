@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import resource
@@ -14,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from attnctl.cli import main
 
@@ -181,6 +183,41 @@ def test_small_files_of_models(
         what = mutating.damage(place, [name], chance)
         words = ["explain", "none", "--model", str(place)]
         check(words, what, capsys)
+
+
+DATA = {
+    "folder": ("edits.csv", "image,prompt,source_prompt,seed\na.png,a dog,a cat,3\na.png,a horse,a cat,\n"),
+    "folder:jsonl": ("edits.jsonl", '{"image": "a.png", "prompt": "a dog", "source_prompt": "a cat"}\n' * 3),
+    "ti2i": ("x.yaml", "- init_img: a.png\n  target_prompts:\n    - a cat\n    - a dog\n"),
+    "car-real-edit": (
+        "Car_real_edit.json",
+        '[{"image_name": "a.png", "soure_prompt": "a car", "edit_prompt": "a red car"}]',
+    ),
+    "pie-bench": ("mapping_file.json", json.dumps({"000000000000": {
+        "image_path": "a.png", "original_prompt": "a [red] car", "editing_prompt": "a [blue] car",
+        "editing_type_id": "6", "editing_instruction": "x", "blended_word": "car car", "mask": [0, 3, 500, 100],
+    }})),
+}  # fmt: skip
+"""By data set, the file that it reads and a valid one."""
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("seed", range(4 * MANY))
+def test_tables_of_data_sets(
+    name: str, seed: int, mutating: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, bounded: None,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    chance = random.Random(f"{name} {seed}")
+    file, text = DATA[name]
+    for number in range(8):
+        place = Path(f"data{number}")
+        place.mkdir()
+        (place / file).write_text(text)
+        Image.new("RGB", (8, 8)).save(place / "a.png")
+        what = mutating.damage(place, [file, file, "a.png"], chance)
+        path = place if name != "ti2i" else place / file
+        check(["datasets", f"{name.partition(':')[0]}:{path}"], what, capsys)
 
 
 def test_damage_is_done(mutating: ModuleType, tmp_path: Path) -> None:
