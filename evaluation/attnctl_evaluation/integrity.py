@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,9 +70,11 @@ def _of_run(folder: Path) -> tuple[int, list[str]]:
     from attnctl.runs.manifest import Manifest
 
     manifest = Manifest.read(folder / "manifest.json")
-    named = {lane.name: lane.picture for lane in manifest.lanes if lane.picture is not None}
+    named = {f"lane {i}": lane.picture for i, lane in enumerate(manifest.lanes) if lane.picture is not None}
     files = {**named, **{f"file {name}": record for name, record in manifest.files.items()}}
     found = [*damaged_record(folder), *damaged_files(folder, files)]
+    if not named:
+        found.append("there are no pictures")
     known = {record.file for record in files.values()} | {"manifest.json"}
     return len(files) + 1, [*found, *_strangers(folder, known)]
 
@@ -82,6 +85,7 @@ def _of_comparison(folder: Path) -> tuple[int, list[str]]:
 
     results = Results.read(folder)
     found, looked = [], 1
+    size = results.header.settings.get("size")
     for row in results.records:
         for role, name in row.pictures.model_dump().items():
             if name is None:
@@ -89,10 +93,12 @@ def _of_comparison(folder: Path) -> tuple[int, list[str]]:
             looked += 1
             try:
                 path = inside(folder, name)
-                decode_stored(regular_file(path))
+                image, _ = decode_stored(regular_file(path))
             except InputError as error:
                 found.append(f"the {role} picture of {row.case} {row.method} seed {row.seed}: {error.message}")
                 continue
+            if role == "edit" and results.header.model and size not in (None, [image.height, image.width]):
+                found.append(f"{shown(name)} is {image.height} x {image.width}, not the run's {size}")
             wanted = row.sha256.get(role)
             if wanted is not None and sha256_of_file(path) != wanted:
                 found.append(f"{shown(name)} was changed after the run")
@@ -104,4 +110,6 @@ def _of_comparison(folder: Path) -> tuple[int, list[str]]:
 def _strangers(folder: Path, known: Iterable[str]) -> list[str]:
     """Say which files lie in a run's folder that no run wrote."""
     wanted = set(known)
-    return [f"{p.name} is not the run's" for p in sorted(folder.iterdir()) if p.name not in wanted]
+    found = [p.name for p in sorted(folder.iterdir()) if p.name not in wanted]
+    # Records of earlier runs, which --force set aside.
+    return [f"{name} is not the run's" for name in found if not re.fullmatch(r"manifest-replaced-[0-9]+\.json", name)]

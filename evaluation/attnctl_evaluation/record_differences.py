@@ -24,8 +24,14 @@ MAY_DIFFER = (
 BY_MODEL = ("model.id", "model.revision", "model.commit")
 """How a model is called, which the user may say otherwise; what it is is told by its files."""
 
+MEASURED = ("inversions.*.psnr", "inversions.*.vae_psnr")
+"""Numbers that a run measures; all others were asked for or counted, and must be equal."""
+
 EXACT, ROUNDED = 1e-6, 2e-2
 """Relative difference that a measured number may have: with equal pictures, and with equal ones but for rounding."""
+
+UNREPEATED = "files.recordings"
+"""Recordings change no picture and what they read stands in no record; their file is checked by its digest alone."""
 
 
 def record_differences(then: Manifest, now: Manifest, *, exact: bool, other_model: bool = False) -> list[str]:
@@ -35,13 +41,25 @@ def record_differences(then: Manifest, now: Manifest, *, exact: bool, other_mode
         then: The record.
         now: The record of the run that was made again.
         exact: Whether all pictures are equal, so that measured numbers must be.
-        other_model: Whether the user named the model otherwise.
+        other_model: Whether the model was found under another name: the user's, or its folder on this machine.
     """
     old, new = then.comparable(), now.comparable()
     if then.request is None:  # schema 1 holds no request: what was asked for stands in the lanes and settings alone
         del old["request"], new["request"]
-    ignored = MAY_DIFFER + (BY_MODEL if other_model else ())
-    return list(_differences(_by_name(old), _by_name(new), "", ignored, EXACT if exact else ROUNDED))
+    ignored = (*MAY_DIFFER, UNREPEATED, *(BY_MODEL if other_model else ()))
+    return differences(_by_name(old), _by_name(new), ignored, EXACT if exact else ROUNDED)
+
+
+def differences(then: Any, now: Any, ignored: tuple[str, ...] = (), allowed: float = 0.0) -> list[str]:
+    """Say where two pieces of plain data differ, one sentence a place.
+
+    Args:
+        then: What the record says.
+        now: What the run says.
+        ignored: Places that may differ, as dotted paths; ``*`` stands for one name.
+        allowed: Relative difference that numbers in `MEASURED` places may have.
+    """
+    return list(_differences(then, now, "", ignored, allowed))
 
 
 def _by_name(record: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +86,8 @@ def _differences(then: Any, now: Any, path: str, ignored: tuple[str, ...], allow
         for i, (a, b) in enumerate(zip(then, now, strict=True)):
             yield from _differences(a, b, f"{path}.{i}", ignored, allowed)
         return
-    if not _equal(then, now, allowed):
+    measured = any(_matches(path, pattern) for pattern in MEASURED)
+    if not _equal(then, now, allowed if measured else 0.0):
         yield f"{path}: {_shown(then)} in the record, {_shown(now)} in the run"
 
 
@@ -82,7 +101,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 def _equal(a: Any, b: Any, allowed: float) -> bool:
     if isinstance(a, float) and isinstance(b, float) and math.isfinite(a) and math.isfinite(b):
-        return abs(a - b) <= allowed * max(1.0, abs(a))
+        return abs(a - b) <= allowed * max(1.0, abs(b))
     return type(a) is type(b) and a == b
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 TOLERANCE = 40.0
 """PSNR in dB from which two pictures count as the same but for rounding; other hardware stays well above it."""
 
+SHEET = "[side-by-side]"
+"""What a run calls the sheet of all pictures; the brackets tell files from lanes."""
+
 Outcome = Literal["identical", "close", "different", "missing"]
 
 
@@ -69,15 +72,20 @@ class Verdict:
 
     @property
     def outcome(self) -> Literal["identical", "close", "different"]:
-        """The worst of all pictures; differing records or scores, damaged files, and nothing at all are different."""
-        faults = bool(self.record or self.scores or self.damaged or not self.pictures)
+        """The worst of all pictures; differing records or scores, damaged files, and no pictures are different."""
+        faults = bool(self.record or self.scores or self.damaged or not self.compared)
         if faults or any(p.outcome in ("different", "missing") for p in self.pictures):
             return "different"
         return "close" if any(p.outcome == "close" for p in self.pictures) else "identical"
 
+    @property
+    def compared(self) -> int:
+        """How many pictures were held against one another; a row that failed then and now has none."""
+        return sum(picture.largest is not None for picture in self.pictures)
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data for JSON."""
-        return {"outcome": self.outcome, **asdict(self)}
+        return {"outcome": self.outcome, "compared": self.compared, **asdict(self)}
 
 
 def compare_pictures(name: str, recorded: Path, again: Path, tolerance: float) -> Comparison:
@@ -173,22 +181,39 @@ def check_plugins(manifest: Manifest, replaced: Replacements) -> None:
 def local_model(manifest: Manifest, replaced: Replacements) -> str:
     """Return the model to run: the user's, or the record's where it lies on this machine already.
 
+    A model of the hub is given as its folder here, since by its name the network would be asked for news of it.
+
     Raises:
         InputError: The record names a model that would have to be fetched.
+    """
+    if replaced.model is not None:
+        return replaced.model
+    return name_here(manifest.model.id, manifest.model.commit or manifest.model.revision)
+
+
+def name_here(name: str, revision: str | None) -> str:
+    """Return what to load a recorded model by without asking the network.
+
+    Args:
+        name: The model, as a record names it.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        InputError: It is not on this machine.
     """
     from attnctl.families.hubcache import hub_snapshot
     from attnctl.loading import locate
 
-    if replaced.model is not None:
-        return replaced.model
-    name = manifest.model.id
     location, _ = locate(name)
-    if location is None and hub_snapshot(name, manifest.model.revision) is None:
+    if location is not None:
+        return name
+    snapshot = hub_snapshot(name, revision)
+    if snapshot is None:
         raise InputError(
             f"the record names the model {shown(name)}, which is not on this machine",
             hint="say with --model which model to use; nothing is fetched because a record names it",
         )
-    return name
+    return str(snapshot)
 
 
 def find_inputs(manifest: Manifest, replaced: Replacements) -> tuple[dict[str, str | None], list[str]]:
@@ -299,21 +324,47 @@ def verify_run(folder: Path, replaced: Replacements, tolerance: float, out: Path
         )
     check_plugins(manifest, replaced)
     registry = Registry.load(list(replaced.plugins))
-    damaged = [*damaged_record(folder), *damaged_files(folder, {**_pictures_of(manifest), **manifest.files})]
+    named = {f"lane {i}": lane.picture for i, lane in enumerate(manifest.lanes) if lane.picture is not None}
+    damaged = [*damaged_record(folder), *damaged_files(folder, {**named, **manifest.files})]
     again, notes = run_again(manifest, replaced, registry, out)
     made = _pictures_of(again)
-    pictures = []
-    for name, record in _pictures_of(manifest).items():
-        if name not in made:
-            pictures.append(Comparison(name, "missing", note="the run now makes no such picture"))
-        elif Path(record.file).name != record.file:
-            pictures.append(Comparison(name, "missing", note="the record names a picture outside of the run's folder"))
-        else:
-            pictures.append(compare_pictures(name, folder / record.file, out / made[name].file, tolerance))
+    made |= _others_of(again)
+    wanted = _pictures_of(manifest) | _others_of(manifest)
+    if manifest.environment.packages.get("pillow") != again.environment.packages.get("pillow"):
+        wanted.pop(SHEET, None)  # its labels are drawn by Pillow, whose letters differ from version to version
+    pictures = [_compare_file(name, folder, record, out, made.get(name), tolerance) for name, record in wanted.items()]
     exact = all(picture.outcome == "identical" for picture in pictures)
-    record_lines = record_differences(manifest, again, exact=exact, other_model=replaced.model is not None)
-    differences = environment_differences(environment_of(manifest), environment_of(again))
-    return Verdict(str(folder), tolerance, pictures, record_lines, [], damaged, [*notes, *_short(differences)])
+    # By --model, or because the hub's model is loaded by its folder here.
+    renamed = replaced.model is not None or again.model.id != manifest.model.id
+    lines = record_differences(manifest, again, exact=exact, other_model=renamed)
+    differences = _short(environment_differences(environment_of(manifest), environment_of(again)))
+    notes += _lacking(manifest)
+    return Verdict(str(folder), tolerance, pictures, lines, [], damaged, [*notes, *differences])
+
+
+def _compare_file(
+    name: str, folder: Path, record: FileRecord, out: Path, made: FileRecord | None, tolerance: float
+) -> Comparison:
+    """Compare one picture of a record, if it lies in the run's folder, with the one that was made again."""
+    if made is None:
+        return Comparison(name, "missing", note="the run now makes no such picture")
+    path = folder / record.file
+    if Path(record.file).name != record.file or path.is_symlink():
+        return Comparison(name, "missing", note="the record names a picture outside of the run's folder")
+    return compare_pictures(name, path, out / made.file, tolerance)
+
+
+def _lacking(manifest: Manifest) -> list[str]:
+    """Say what could not be made again or looked at because the record does not hold it."""
+    found = []
+    if manifest.request is None:
+        found.append(
+            "the record is of schema 1, which holds no digest of its own, and not what was asked for: presets, "
+            "max_rows, keep_source and the inversion were taken from what came of the run"
+        )
+    if "recordings" in manifest.files:
+        found.append("recordings were not made again; their file was checked by its digest")
+    return found
 
 
 def environment_of(manifest: Manifest) -> dict[str, Any]:
@@ -326,6 +377,11 @@ def environment_of(manifest: Manifest) -> dict[str, Any]:
 
 def _pictures_of(manifest: Manifest) -> dict[str, FileRecord]:
     return {lane.name: lane.picture for lane in manifest.lanes if lane.picture is not None}
+
+
+def _others_of(manifest: Manifest) -> dict[str, FileRecord]:
+    """Return the pictures of a run that are no lane's: the sheet, and what inversions reconstruct."""
+    return {f"[{name}]": record for name, record in manifest.files.items() if record.file.endswith(".png")}
 
 
 def _short(differences: Iterable[str]) -> list[str]:

@@ -54,7 +54,12 @@ def test_a_run_reproduces(call: Callable[..., Any], done: Path) -> None:
     code, out, _ = call("verify", done, "--json")
     verdict = json.loads(out)
     assert (code, verdict["outcome"]) == (0, "identical")
-    assert {p["name"]: p["largest"] for p in verdict["pictures"]} == {"source": 0, "fpe": 0, "none": 0}
+    assert {p["name"]: p["largest"] for p in verdict["pictures"]} == {
+        "source": 0,
+        "fpe": 0,
+        "none": 0,
+        "[side-by-side]": 0,
+    }
     assert verdict["damaged"] == verdict["environment"] == []
 
 

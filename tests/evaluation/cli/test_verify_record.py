@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attnctl.files import sha256_of_file
 from attnctl.loading import load_model
 from attnctl.registry import Registry
 from attnctl.request import Edit, EditRequest
@@ -20,7 +21,7 @@ from attnctl.runs.carrying import carry_out, read_inputs
 from attnctl.runs.manifest import record_digest
 from attnctl.runs.output import RunOutput
 from attnctl_evaluation.integrity import check_integrity
-from attnctl_evaluation.verify import Replacements, verify_run
+from attnctl_evaluation.verify import Comparison, Replacements, Verdict, verify_run
 
 NOWHERE = Replacements()
 
@@ -84,7 +85,8 @@ def test_a_run_from_python_reproduces_to_the_pixel(run: Path, tmp_path: Path) ->
     verdict = again(run, tmp_path)
     assert verdict.outcome == "identical"
     assert verdict.record == verdict.damaged == verdict.environment == []
-    assert [p.name for p in verdict.pictures] == ["source", "one", "two"]
+    assert [p.name for p in verdict.pictures[:3]] == ["source", "one", "two"]
+    assert sorted(p.name for p in verdict.pictures[3:]) == ["[reconstruction]", "[side-by-side]"]
 
 
 LIES = {
@@ -246,3 +248,65 @@ def test_old_records_are_verified_by_what_they_hold(run: Path, tmp_path: Path) -
     verdict = again(run, tmp_path)
     assert all(p.outcome == "identical" for p in verdict.pictures)
     assert check_integrity(run)[1] == []
+
+
+def test_the_sheet_and_reconstructions_are_compared_too(run: Path, tmp_path: Path) -> None:
+    record = json.loads((run / "manifest.json").read_text())
+    for name, of in record["files"].items():
+        with Image.open(run / of["file"]) as image:
+            Image.fromarray(255 - np.asarray(image.convert("RGB"))).save(run / of["file"])
+        change(run, f"files/{name}/sha256", sha256_of_file(run / of["file"]))
+    verdict = again(run, tmp_path)
+    assert verdict.damaged == verdict.record == []
+    assert {p.name: p.outcome for p in verdict.pictures if p.outcome != "identical"} == {
+        f"[{name}]": "different" for name in record["files"]
+    }
+
+
+def test_a_picture_behind_a_link_is_not_opened(run: Path, tmp_path: Path) -> None:
+    (run / "one.png").rename(tmp_path / "elsewhere.png")
+    (run / "one.png").symlink_to(tmp_path / "elsewhere.png")
+    verdict = again(run, tmp_path)
+    assert {p.name: p.outcome for p in verdict.pictures}["one"] == "missing"
+
+
+@pytest.mark.parametrize(("path", "by"), [("settings/guidance", 1e-6), ("request/guidance", 1e-6)])
+def test_what_was_asked_for_has_no_tolerance(path: str, by: float, run: Path, tmp_path: Path) -> None:
+    change(run, path, 5.0 + by)
+    verdict = again(run, tmp_path)
+    assert any(line.startswith("settings.guidance: ") for line in verdict.record)
+    assert verdict.outcome == "different"
+
+
+def test_two_lanes_of_one_name_are_seen(run: Path, tmp_path: Path) -> None:
+    lanes = json.loads((run / "manifest.json").read_text())["lanes"]
+    change(run, "lanes", [*lanes, lanes[1]])
+    assert "number of lanes: 4 in the record, nothing in the run" in again(run, tmp_path).record
+
+
+def test_what_the_record_of_an_older_version_lacks_is_said(run: Path, tmp_path: Path) -> None:
+    record = json.loads((run / "manifest.json").read_text())
+    del record["request"], record["digest"]
+    (run / "manifest.json").write_text(json.dumps(record | {"schema_version": 1}))
+    assert any("schema 1" in line for line in again(run, tmp_path).environment)
+
+
+def test_failures_alone_are_no_success() -> None:
+    assert Verdict("x", 40.0, [Comparison("row", "identical", note="failed (NoOpError)")]).outcome == "different"
+    assert Verdict("x", 40.0, []).outcome == "different"
+    assert Verdict("x", 40.0, [Comparison("row", "identical", largest=0)]).outcome == "identical"
+
+
+def test_a_set_aside_record_is_the_runs_own(run: Path) -> None:
+    (run / "manifest-replaced-1.json").write_text("{}")
+    assert check_integrity(run)[1] == []
+    (run / "manifest-other.json").write_text("{}")
+    assert check_integrity(run)[1] == ["manifest-other.json is not the run's"]
+
+
+def test_a_record_of_nothing_is_not_intact(run: Path) -> None:
+    for path in run.glob("*.png"):
+        path.unlink()
+    change(run, "lanes", [])
+    change(run, "files", {})
+    assert check_integrity(run)[1] == ["there are no pictures"]
