@@ -8,7 +8,6 @@ least recently used files go when the folder grows over its limit. Keeping is a 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import json
 import os
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnctl import __version__
 from attnctl.errors import AttnctlError, InputError
-from attnctl.files import reason, sha256_of_file, shown, write_atomic
+from attnctl.files import reason, sha256_of, sha256_of_file, shown, write_atomic
 from attnctl.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ def trajectory_key(inversion: Inversion, call: InversionCall) -> str | None:
         "guidance": call.guidance,
         "seed": call.seed,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_of(json.dumps(parts, sort_keys=True).encode())
 
 
 def _denoiser(model: Model) -> list[Any] | None:
@@ -287,7 +286,7 @@ def _digest(tensor: Tensor) -> str:
 
     plain = tensor.detach().cpu().contiguous()
     data = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
-    return f"{plain.dtype} {tuple(plain.shape)} {hashlib.sha256(data).hexdigest()}"
+    return f"{plain.dtype} {tuple(plain.shape)} {sha256_of(data)}"
 
 
 def _text(text: Text) -> dict[str, str]:
@@ -323,7 +322,7 @@ def _seal(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """Digest a file's content: what its header says, and every tensor."""
     said = {name: value for name, value in header.items() if name != "digest"}
     parts = [said, {name: _digest(part) for name, part in tensors.items()}]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_of(json.dumps(parts, sort_keys=True).encode())
 
 
 def _check(kept: Kept, call: InversionCall | None) -> None:

@@ -7,11 +7,12 @@ cannot be described it has no fingerprint.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from attnctl.files import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,7 +69,7 @@ def fingerprint(network: nn.Module) -> str | None:
     ):
         return None  # quantised and lazy tensors refuse to be read in ways of their own
     text = json.dumps([structure, numbers], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of(text.encode())
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -145,7 +146,7 @@ def _code(function: Any) -> str:
         if code is not None:
             consts = [c for c in code.co_consts if isinstance(c, str | int | float | bool)]
             said = repr([getattr(function, "__qualname__", ""), consts, code.co_names]).encode()
-            digests.append(hashlib.sha256(code.co_code + said).hexdigest()[:16])
+            digests.append(sha256_of(code.co_code + said)[:16])
         function = getattr(function, "__wrapped__", None)
     return " ".join(digests)
 
@@ -168,7 +169,7 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Any:
     data = b"".join(
         torch.cat([s for s in sums if s.device == p]).cpu().numpy().tobytes() for p in sorted(places, key=str)
     )
-    return [described, hashlib.sha256(data).hexdigest()]
+    return [described, sha256_of(data)]
 
 
 def _weights() -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from attnctl.families.hubcache import hub_snapshot
+from attnctl.files import sha256_of
 from attnctl.model import Model
 from attnctl.request import Edit, EditRequest
 from attnctl.result import EditResult, LaneResult
@@ -156,7 +156,7 @@ def describe_edit(edit: Edit, name: str) -> EditRecord:
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
     values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-    return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
+    return sha256_of(str(values.shape).encode() + values.tobytes())
 
 
 def _describe_lane(lane: LaneResult, picture: FileRecord | None) -> LaneRecord:

@@ -6,7 +6,6 @@ Equal runs on one machine give equal records, save for what is under the key ``v
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -18,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, TypeAdap
 
 from attnctl import __version__
 from attnctl.errors import InputError
-from attnctl.files import parse_json, read_text, real, reason, sha256_of_file, shown, write_atomic
+from attnctl.files import parse_json, read_text, real, reason, sha256_of, sha256_of_file, shown, write_atomic
 
 SCHEMA_VERSION = 2
 """Counts up when a field changes its meaning or goes; `Manifest.read` refuses newer ones."""
@@ -298,7 +297,7 @@ class Manifest(_Record):
 def record_digest(plain: dict[str, Any]) -> str:
     """Return the SHA-256 over a record's own content: every key but ``digest``, whatever the layout of the file."""
     content = {name: value for name, value in plain.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256_of(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 
 def environment() -> EnvironmentRecord:
@@ -369,7 +368,7 @@ def model_fingerprint(place: str | os.PathLike[str]) -> str:
     if Path(place).is_file():
         return next(iter(files.values()))
     lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+    return sha256_of(lines.encode("utf-8", "surrogateescape"))
 
 
 def _takes_part(path: Path, root: Path) -> bool:

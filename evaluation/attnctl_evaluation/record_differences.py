@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MAY_DIFFER = (
     "device",  # listed among what differs between then and now
     "environment",
-    "files.recordings",  # what was read beside the run
+    "files.recordings",  # they change no picture, and what they read stands in no record; their digest is checked
     "files.*.sha256",  # pictures are compared pixel by pixel; another encoder writes other bytes
     "input_picture.path",  # where a file lies; its SHA-256 counts
     "lanes.*.picture.sha256",
@@ -30,9 +30,6 @@ MEASURED = ("inversions.*.psnr", "inversions.*.vae_psnr")
 EXACT, ROUNDED = 1e-6, 2e-2
 """Relative difference that a measured number may have: with equal pictures, and with equal ones but for rounding."""
 
-UNREPEATED = "files.recordings"
-"""Recordings change no picture and what they read stands in no record; their file is checked by its digest alone."""
-
 
 def record_differences(then: Manifest, now: Manifest, *, exact: bool, other_model: bool = False) -> list[str]:
     """Say where two records differ, as ``settings.seed: 3 in the record, 5 in the run``.
@@ -46,7 +43,7 @@ def record_differences(then: Manifest, now: Manifest, *, exact: bool, other_mode
     old, new = then.comparable(), now.comparable()
     if then.request is None:  # schema 1 holds no request: what was asked for stands in the lanes and settings alone
         del old["request"], new["request"]
-    ignored = (*MAY_DIFFER, UNREPEATED, *(BY_MODEL if other_model else ()))
+    ignored = (*MAY_DIFFER, *(BY_MODEL if other_model else ()))
     return differences(_by_name(old), _by_name(new), ignored, EXACT if exact else ROUNDED)
 
 

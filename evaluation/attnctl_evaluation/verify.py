@@ -131,7 +131,8 @@ def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any], pre
     for name in [*then, *(n for n in now if n not in then)]:
         before, after = then.get(name), now.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += environment_differences(before, after, "" if name == "packages" else f"{prefix}{name} ")
+            inner = "" if name in ("environment", "packages") else f"{prefix}{name} "
+            found += environment_differences(before, after, inner)
         elif before != after:
             found.append(f"{prefix}{name}: {_or_none(before)} then, {_or_none(after)} now")
     return found
@@ -160,22 +161,30 @@ class Replacements:
     plugins: tuple[str, ...] = ()
 
 
-def check_plugins(manifest: Manifest, replaced: Replacements) -> None:
+def check_plugins(recorded: Iterable[str], replaced: Replacements, whose: str) -> None:
     """Refuse to execute plugin files that only the record names.
 
+    Args:
+        recorded: Plugin files that the record names, which may lie elsewhere here.
+        replaced: What lies elsewhere on this machine.
+        whose: What used them, for the message: ``run``.
+
     Raises:
-        InputError: The run loaded one that was not named again.
+        InputError: One was not named again.
     """
-    recorded = [] if manifest.request is None else [plugin.name for plugin in manifest.request.plugins]
-    words = list(manifest.volatile.command)
-    recorded += [Path(words[i + 1]).name for i, word in enumerate(words[:-1]) if word == "--plugin"]
     given = {Path(path).name for path in replaced.plugins}
     for name in recorded:
         if Path(name).name not in given:
             raise InputError(
-                f"the run used the plugin file {shown(name)}, which verifying would execute",
+                f"the {whose} used the plugin file {shown(name)}, which verifying would execute",
                 hint=f"look at it, then add --plugin {Path(name).name}",
             )
+
+
+def _plugins_of(manifest: Manifest) -> list[str]:
+    recorded = [] if manifest.request is None else [plugin.name for plugin in manifest.request.plugins]
+    words = list(manifest.volatile.command)
+    return recorded + [Path(words[i + 1]).name for i, word in enumerate(words[:-1]) if word == "--plugin"]
 
 
 def local_model(manifest: Manifest, replaced: Replacements) -> str:
@@ -322,13 +331,12 @@ def verify_run(folder: Path, replaced: Replacements, tolerance: float, out: Path
             f"{shown(folder)} holds a record without an edit or without pictures, so there is nothing to verify",
             hint="it was changed after the run, or its run never ended",
         )
-    check_plugins(manifest, replaced)
+    check_plugins(_plugins_of(manifest), replaced, "run")
     registry = Registry.load(list(replaced.plugins))
     named = {f"lane {i}": lane.picture for i, lane in enumerate(manifest.lanes) if lane.picture is not None}
     damaged = [*damaged_record(folder), *damaged_files(folder, {**named, **manifest.files})]
     again, notes = run_again(manifest, replaced, registry, out)
-    made = _pictures_of(again)
-    made |= _others_of(again)
+    made = _pictures_of(again) | _others_of(again)
     wanted = _pictures_of(manifest) | _others_of(manifest)
     if manifest.environment.packages.get("pillow") != again.environment.packages.get("pillow"):
         wanted.pop(SHEET, None)  # its labels are drawn by Pillow, whose letters differ from version to version
@@ -337,7 +345,7 @@ def verify_run(folder: Path, replaced: Replacements, tolerance: float, out: Path
     # By --model, or because the hub's model is loaded by its folder here.
     renamed = replaced.model is not None or again.model.id != manifest.model.id
     lines = record_differences(manifest, again, exact=exact, other_model=renamed)
-    differences = _short(environment_differences(environment_of(manifest), environment_of(again)))
+    differences = environment_differences(environment_of(manifest), environment_of(again))
     notes += _lacking(manifest)
     return Verdict(str(folder), tolerance, pictures, lines, [], damaged, [*notes, *differences])
 
@@ -382,11 +390,6 @@ def _pictures_of(manifest: Manifest) -> dict[str, FileRecord]:
 def _others_of(manifest: Manifest) -> dict[str, FileRecord]:
     """Return the pictures of a run that are no lane's: the sheet, and what inversions reconstruct."""
     return {f"[{name}]": record for name, record in manifest.files.items() if record.file.endswith(".png")}
-
-
-def _short(differences: Iterable[str]) -> list[str]:
-    """Leave out the words that say from which part of the record a difference is."""
-    return [d.removeprefix("environment ") for d in differences]
 
 
 def worst_first(pictures: Sequence[Comparison]) -> list[Comparison]:

@@ -17,6 +17,7 @@ from attnctl_evaluation.verify import (
     Comparison,
     Replacements,
     Verdict,
+    check_plugins,
     compare_pictures,
     environment_differences,
     name_here,
@@ -96,7 +97,8 @@ def verify_comparison(
                     pictures.append(picture)
                     scores += _compare_scores(recorded[row.key], row, picture, now.absent)
             progress.advance(len(made.records), sum(row.status == "failed" for row in made.records), case)
-    wanted = {row.key for row in results.records if (row.case, row.seed) in set(jobs)}
+    again = set(jobs)
+    wanted = {row.key for row in results.records if (row.case, row.seed) in again}
     record += [f"{_name(key)}: no such row in the run" for key in sorted(wanted - made_keys)]
     record += [f"{_name(key)}: no such row in the record" for key in sorted(made_keys - wanted)]
     skipped = len(results.records) - len(wanted)
@@ -118,13 +120,7 @@ def recorded_spec(header: Header, replaced: Replacements, folder: Path) -> Compa
             hint="verify folders that `attnctl run` or `attnctl compare` wrote",
         )
     spec = build_spec(header.config, shown(folder))
-    given = {Path(p).name for p in replaced.plugins}
-    needed = [p for p in spec.plugins if Path(p).name not in given]
-    if needed:
-        raise InputError(
-            f"the comparison used the plugin file {shown(needed[0])}, which verifying would execute",
-            hint=f"look at it, then add --plugin {Path(needed[0]).name}",
-        )
+    check_plugins(spec.plugins, replaced, "comparison")
     changes = {name: value for name in ("model", "device") if (value := getattr(replaced, name)) is not None}
     if replaced.model is None:
         changes["model"] = name_here(spec.model, spec.revision)
@@ -164,7 +160,7 @@ def _environment(now: Header, then: Header) -> list[str]:
         {"environment": now.environment, "device": now.device},
     )
     missing = [f"metric {column}: {now.absent[column]}" for column in then.cards if column in now.absent]
-    return [*(text.removeprefix("environment ") for text in found), *missing]
+    return [*found, *missing]
 
 
 def _missing_rows(results: Results) -> list[str]:

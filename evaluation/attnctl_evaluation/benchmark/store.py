@@ -171,7 +171,8 @@ class RunStore:
         Raises:
             InputError: The disk is full, or the folder cannot be written any more.
         """
-        new = [_with_digests(row, pictures) for row in records if row.key not in self.rows]
+        digests = {name: sha256_of(data) for name, data in pictures.items()}
+        new = [_with_digests(row, digests) for row in records if row.key not in self.rows]
         costs = {row.key: row for row in timings}
         for name in dict.fromkeys(n for row in new for n in row.pictures.model_dump().values() if n is not None):
             if name in pictures:
@@ -340,8 +341,7 @@ def _lock(folder: Path) -> BaseFileLock | None:
     return lock
 
 
-def _with_digests(row: Row, pictures: Mapping[str, bytes]) -> Row:
+def _with_digests(row: Row, digests: Mapping[str, str]) -> Row:
     """Return a row that says of every picture of its what was written; what a merged row said before stays."""
-    roles = {role: name for role, name in row.pictures.model_dump().items() if name in pictures}
-    written = {role: sha256_of(pictures[name]) for role, name in roles.items()}
+    written = {role: digests[name] for role, name in row.pictures.model_dump().items() if name in digests}
     return row.model_copy(update={"sha256": {**row.sha256, **written}})

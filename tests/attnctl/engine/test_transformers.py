@@ -242,23 +242,33 @@ def test_dual_blocks_share_a_processor_and_get_it_back() -> None:
     assert block.attn2.processor is shared
 
 
-class SwapImageRows(TorchFunctionMode):
+class AttendingByHand(TorchFunctionMode):
+    """Does every attention call in a way of its own; everything else as it is."""
+
+    def attend(self, given: dict[str, Any]) -> Any:
+        """Return what attention gives for ``query``, ``key``, ``value`` and further arguments."""
+        raise NotImplementedError
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        return self.attend({**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs})
+
+
+class SwapImageRows(AttendingByHand):
     """Gives the second row the first one's image queries and keys, by hand, in every attention call."""
 
     def __init__(self, image: slice, tokens: int) -> None:
         super().__init__()
         self.image, self.tokens = image, tokens
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        given = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
+    def attend(self, given: dict[str, Any]) -> Any:
         if given["query"].shape[2] == self.tokens:
             for part in ("query", "key"):
                 given[part] = given[part].clone()
                 given[part][1, :, self.image] = given[part][0, :, self.image]
-        return func(**given)
+        return F.scaled_dot_product_attention(**given)
 
 
 @pytest.mark.parametrize(("make", "image"), [(sd3, slice(0, 24)), (sd3_plain, slice(0, 24)), (flux, slice(9, 33))])
@@ -281,19 +291,15 @@ def test_image_queries_and_keys_of_the_source_as_if_swapped_by_hand(
     assert len(bound.acted) == len(bound.sites)
 
 
-class ByDefinition(TorchFunctionMode):
+class ByDefinition(AttendingByHand):
     """Attends by explicit maps in float64: the second row under an expression, at calls with so many tokens."""
 
     def __init__(self, expression: Any, layout: Layout) -> None:
         super().__init__()
         self.expression, self.layout = expression, layout
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        given = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
-        out = func(**given)
+    def attend(self, given: dict[str, Any]) -> Any:
+        out = F.scaled_dot_product_attention(**given)
         if out.shape[2] != self.layout.query_count:
             return out
         lanes = [{"source": given[part][0], "self": given[part][1]} for part in ("query", "key", "value")]

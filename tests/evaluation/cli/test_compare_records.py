@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from attnctl.cli import main
-
 SPEC = 'dataset = "microbench/tiny"\nmethods = ["none"]\nlimit = 1\nsteps = 1\n'
 EVIL = "from pathlib import Path\nPath('ran').touch()\n"
 HARMLESS = """
@@ -25,19 +23,6 @@ class Mine(Uncontrolled):
 def attnctl_methods():
     return [Mine]
 """
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    monkeypatch.chdir(tmp_path)
-
-    def words(*given: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in given])
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return words
 
 
 @pytest.mark.parametrize("beside", [None, "run.json", "cases.jsonl", "records.jsonl"])

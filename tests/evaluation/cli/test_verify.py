@@ -19,28 +19,6 @@ from attnctl_evaluation.verify import compare_pictures, environment_differences
 PAIR = ("--source-prompt", "a red car", "--prompt", "a blue car")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from attnctl.testing.tiny import tiny_sd
-
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    monkeypatch.chdir(tmp_path)
-
-    def words(*given: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in given])
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return words
-
-
 @pytest.fixture
 def done(call: Callable[..., Any], model: str) -> Path:
     """A finished run of two methods."""

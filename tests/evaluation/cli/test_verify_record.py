@@ -27,15 +27,6 @@ NOWHERE = Replacements()
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from attnctl.testing.tiny import tiny_sd
-
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def original(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two edits of a real picture, made from Python: no command line stands behind it."""
     folder = tmp_path_factory.mktemp("runs")
